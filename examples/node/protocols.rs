@@ -1,0 +1,137 @@
+//! The protocols of this example: `/echo/1.0.0` and the serving side of `/perf/1.0.0`.
+
+use std::{error::Error, io, time::Duration};
+
+use futures::{
+    AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _, future::try_join_all, io::AsyncRead,
+};
+use libp2p::{PeerId, Stream, StreamProtocol};
+use libp2p_stream::{Control, IncomingStreams};
+
+pub(crate) const ECHO: StreamProtocol = StreamProtocol::new("/echo/1.0.0");
+const PERF: StreamProtocol = StreamProtocol::new("/perf/1.0.0");
+
+/// The size of one read or write.
+const CHUNK: usize = 64 * 1024;
+
+/// Serves both protocols in the background.
+pub(crate) fn serve(control: &mut Control) -> Result<(), Box<dyn Error>> {
+    accept(control.accept(ECHO)?, echo);
+    accept(control.accept(PERF)?, perf);
+    Ok(())
+}
+
+/// One task per stream.
+fn accept<F>(mut incoming: IncomingStreams, protocol: fn(Stream) -> F)
+where
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
+    tokio::spawn(async move {
+        while let Some((peer, stream)) = incoming.next().await {
+            let served = protocol(stream);
+            tokio::spawn(async move {
+                if let Err(error) = served.await {
+                    tracing::debug!(%peer, %error, "a stream failed");
+                }
+            });
+        }
+    });
+}
+
+/// Sends back what it reads, and closes when the peer has.
+async fn echo(mut stream: Stream) -> io::Result<()> {
+    let mut buf = vec![0; CHUNK];
+    loop {
+        let n = stream.read(&mut buf).await?;
+        if n == 0 {
+            return stream.close().await;
+        }
+        stream.write_all(&buf[..n]).await?;
+        stream.flush().await?;
+    }
+}
+
+/// Reads to the end, then sends as many bytes as the first eight had asked for.
+///
+/// Spec: <https://github.com/libp2p/specs/blob/master/perf/perf.md>
+async fn perf(mut stream: Stream) -> io::Result<()> {
+    let mut wanted = [0; 8];
+    stream.read_exact(&mut wanted).await?;
+    let mut buf = vec![0; CHUNK];
+    while stream.read(&mut buf).await? > 0 {}
+    buf.fill(0);
+    let mut left = u64::from_be_bytes(wanted);
+    while left > 0 {
+        let n = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
+        stream.write_all(&buf[..n]).await?;
+        left -= n as u64;
+    }
+    stream.close().await
+}
+
+/// Has `bytes` echoed on a new stream, writing and reading at the same time, and compares every byte.
+pub(crate) async fn check_echo(
+    mut control: Control,
+    peer: PeerId,
+    bytes: usize,
+) -> Result<(), Box<dyn Error>> {
+    let stream = control.open_stream(peer, ECHO).await?;
+    let (reader, mut writer) = stream.split();
+    let write = async {
+        let mut buf = vec![0; CHUNK];
+        for start in (0..bytes).step_by(CHUNK) {
+            let chunk = &mut buf[..CHUNK.min(bytes - start)];
+            fill(chunk, start);
+            writer.write_all(chunk).await?;
+        }
+        writer.close().await
+    };
+    futures::try_join!(write, compare(reader, bytes))?;
+    Ok(())
+}
+
+/// Reads to the end and expects exactly what `fill` makes.
+async fn compare(mut reader: impl AsyncRead + Unpin, bytes: usize) -> io::Result<()> {
+    let mut buf = vec![0; CHUNK];
+    let mut expected = vec![0; CHUNK];
+    let mut at = 0;
+    loop {
+        let n = reader.read(&mut buf).await?;
+        if n == 0 {
+            break;
+        }
+        fill(&mut expected[..n], at);
+        if buf[..n] != expected[..n] {
+            return Err(io::Error::other(format!(
+                "the echo differs after byte {at}"
+            )));
+        }
+        at += n;
+    }
+    if at == bytes {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("{at} of {bytes} bytes came back")))
+    }
+}
+
+/// A pattern that repeats at no multiple of a buffer's size.
+fn fill(buf: &mut [u8], start: usize) {
+    for (i, byte) in buf.iter_mut().enumerate() {
+        *byte = ((start + i) % 251) as u8;
+    }
+}
+
+/// Opens `count` streams one after the other, then as many at once.
+pub(crate) async fn check_streams(
+    control: &Control,
+    peer: PeerId,
+    count: usize,
+) -> Result<(), Box<dyn Error>> {
+    for _ in 0..count {
+        check_echo(control.clone(), peer, 16).await?;
+    }
+    let all = (0..count).map(|_| check_echo(control.clone(), peer, 16));
+    tokio::time::timeout(Duration::from_secs(120), try_join_all(all)).await??;
+    Ok(())
+}

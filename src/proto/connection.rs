@@ -1,0 +1,473 @@
+//! One peer: checks, DTLS, SCTP and channels from the first packet to the last.
+//!
+//! Owns the engines of one connection and its channels, and glues them together: datagrams go down to the engines,
+//! their consequences come up as [`Event`]s. The endpoint calls it with a [`Context`] and routes datagrams to it; which
+//! datagram belongs to it is not its job. All input only changes state; [`Connection::process`] draws the
+//! consequences once for a whole batch, because acknowledgements sent once per batch are worth much throughput.
+
+mod channels;
+mod closing;
+mod handshake;
+mod transfer;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use rand::rngs::StdRng;
+
+use self::handshake::Unproven;
+use super::{
+    channel::Channel,
+    config::Limits,
+    contact::PeerCredentials,
+    engine::{
+        dtls::{Dtls, DtlsContext, Path},
+        sctp::{Sctp, SctpLimits},
+    },
+    error::{CloseReason, DropReason, EngineError, Phase},
+    event::{ChannelId, ConnectionId, Counters, Dial, Event, HandshakePhase, PathStats, Side},
+    fingerprint::Fingerprint,
+    outbox::Outbox,
+    prober::Prober,
+    stun::{BindingRequest, BindingResponse},
+};
+
+/// What a connection needs of its endpoint while it works.
+pub(crate) struct Context<'a> {
+    /// The time of this turn.
+    pub(crate) now: Instant,
+    /// The bounds.
+    pub(crate) limits: &'a Limits,
+    /// Where datagrams go.
+    pub(crate) outbox: &'a mut Outbox,
+    /// Randomness.
+    pub(crate) rng: &'a mut StdRng,
+    /// Figures.
+    pub(crate) counters: &'a mut Counters,
+    /// Handshake phases that ended.
+    pub(crate) phases: &'a mut VecDeque<HandshakePhase>,
+}
+
+/// Our half of ICE.
+#[derive(Debug)]
+enum Ice {
+    /// ICE-lite: the peer checks, we answer.
+    Lite(PeerCredentials),
+    /// We check.
+    Prober(Box<Prober>),
+}
+
+/// One connection.
+pub(crate) struct Connection {
+    id: ConnectionId,
+    side: Side,
+    remote: SocketAddr,
+    origin: SocketAddr,
+    local_ip: Option<IpAddr>,
+    ice: Ice,
+    dtls: Dtls,
+    sctp: Option<Sctp>,
+    phase: Phase,
+    phase_since: Instant,
+    handshake_deadline: Option<Instant>,
+    authenticated: bool,
+    /// What only the set-up needs; dropped when it is over.
+    setup: Option<Box<Setup>>,
+    remote_fingerprint: Option<Fingerprint>,
+    last_received: Instant,
+    idle_check: Instant,
+    closing: Option<Instant>,
+    ended: Option<CloseReason>,
+    goodbye: Vec<u8>,
+    /// Other addresses of the peer (listener).
+    addresses: Vec<SocketAddr>,
+    events: VecDeque<Event>,
+    channels: BTreeMap<u16, Channel>,
+    /// Channels whose data channel is gone while the application still holds the handle.
+    detached: BTreeMap<ChannelId, Channel>,
+    unaccepted: usize,
+    early_opened: Vec<u16>,
+    generation: u32,
+    next_stream: u32,
+    free_streams: VecDeque<u16>,
+    open_refused: bool,
+    read_queue: VecDeque<u16>,
+    full: BTreeSet<u16>,
+    buffered: usize,
+    writers: VecDeque<u16>,
+    channel_timers: BTreeSet<(Instant, u16)>,
+    stall_check: Option<Instant>,
+    closing_streams: usize,
+    counted_retransmissions: u64,
+}
+
+/// State of the set-up.
+#[derive(Debug, Default)]
+struct Setup {
+    /// Certificates the dialed address names.
+    fingerprints: Vec<Fingerprint>,
+    /// Our ClientHello, to be sent again when the first check is answered: some peers drop it before that.
+    hello: Vec<Vec<u8>>,
+    hello_again: Option<Instant>,
+    /// DTLS that overtook the answer to our check.
+    held: Vec<Vec<u8>>,
+    /// Until the peer has proven that it receives (listener).
+    unproven: Option<Unproven>,
+    heard_dtls: bool,
+}
+
+impl Connection {
+    /// A dial; the first check and the ClientHello leave with the next [`Self::process`].
+    pub(crate) fn dialer(id: ConnectionId, dial: Dial, dtls: &DtlsContext, cx: &mut Context<'_>) -> Self {
+        let prober = Prober::new(dial.policy, cx.limits.keepalive_interval, cx.rng, cx.now);
+        let dtls = Dtls::dialer(dtls, cx.now);
+        let mut this = Self::new(id, Side::Dialer, dial.remote, None, Ice::Prober(Box::new(prober)), dtls, cx);
+        this.setup = Some(Box::new(Setup { fingerprints: dial.fingerprints, ..Setup::default() }));
+        this
+    }
+
+    /// An inbound connection whose ClientHello came; `received` bytes came from the address so far.
+    pub(crate) fn listener(
+        id: ConnectionId,
+        path: Path,
+        credentials: PeerCredentials,
+        received: usize,
+        dtls: Dtls,
+        cx: &mut Context<'_>,
+    ) -> Self {
+        let mut this = Self::new(id, Side::Listener, path.remote, path.local_ip, Ice::Lite(credentials), dtls, cx);
+        this.phase = Phase::Dtls;
+        this.setup = Some(Box::new(Setup { unproven: Some(Unproven::new(received)), ..Setup::default() }));
+        this
+    }
+
+    fn new(
+        id: ConnectionId,
+        side: Side,
+        remote: SocketAddr,
+        local_ip: Option<IpAddr>,
+        ice: Ice,
+        dtls: Dtls,
+        cx: &Context<'_>,
+    ) -> Self {
+        Self {
+            id,
+            side,
+            remote,
+            origin: remote,
+            local_ip,
+            ice,
+            dtls,
+            sctp: None,
+            phase: Phase::Ice,
+            phase_since: cx.now,
+            handshake_deadline: Some(cx.now + cx.limits.handshake_timeout),
+            authenticated: false,
+            setup: None,
+            remote_fingerprint: None,
+            last_received: cx.now,
+            idle_check: cx.now + cx.limits.idle_timeout,
+            closing: None,
+            ended: None,
+            goodbye: Vec::new(),
+            addresses: Vec::new(),
+            events: VecDeque::new(),
+            channels: BTreeMap::new(),
+            detached: BTreeMap::new(),
+            unaccepted: 0,
+            early_opened: Vec::new(),
+            generation: 0,
+            // Even ids are the DTLS client's, odd ones the server's (RFC 8832 section 6); 0 is the handshake channel.
+            next_stream: if side == Side::Dialer { 2 } else { 1 },
+            free_streams: VecDeque::new(),
+            open_refused: false,
+            read_queue: VecDeque::new(),
+            full: BTreeSet::new(),
+            buffered: 0,
+            writers: VecDeque::new(),
+            channel_timers: BTreeSet::new(),
+            stall_check: None,
+            closing_streams: 0,
+            counted_retransmissions: 0,
+        }
+    }
+
+    /// Where datagrams of this connection go.
+    fn path(&self) -> Path {
+        Path { remote: self.remote, local_ip: self.local_ip }
+    }
+
+    /// The peer's current address.
+    pub(crate) fn remote(&self) -> SocketAddr {
+        self.remote
+    }
+
+    /// The address its first packet came from.
+    pub(crate) fn origin(&self) -> SocketAddr {
+        self.origin
+    }
+
+    /// Our role.
+    pub(crate) fn side(&self) -> Side {
+        self.side
+    }
+
+    /// All addresses that lead here.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        std::iter::once(self.remote).chain(self.addresses.iter().copied())
+    }
+
+    /// The peer's credentials, on the listener.
+    pub(crate) fn peer_credentials(&self) -> Option<&PeerCredentials> {
+        match &self.ice {
+            Ice::Lite(credentials) => Some(credentials),
+            Ice::Prober(_) => None,
+        }
+    }
+
+    /// Whether the set-up is still under way.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        !self.authenticated && self.ended.is_none()
+    }
+
+    /// Whether Noise is done.
+    pub(crate) fn is_authenticated(&self) -> bool {
+        self.authenticated
+    }
+
+    /// Whether no check of ours was answered yet.
+    pub(crate) fn is_probing(&self) -> bool {
+        self.side == Side::Dialer && self.phase == Phase::Ice
+    }
+
+    /// When the last valid packet came.
+    pub(crate) fn last_received(&self) -> Instant {
+        self.last_received
+    }
+
+    /// Why it ended, once it has.
+    pub(crate) fn ended(&self) -> Option<&CloseReason> {
+        self.ended.as_ref()
+    }
+
+    /// The datagrams that told the peer so, one behind the other; empty if none were sent.
+    pub(crate) fn take_goodbye(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.goodbye)
+    }
+
+    /// The next event.
+    pub(crate) fn poll_event(&mut self) -> Option<Event> {
+        let event = self.events.pop_front();
+        if event.is_none() && self.events.capacity() > 64 {
+            self.events = VecDeque::new();
+        }
+        event
+    }
+
+    /// Figures.
+    pub(crate) fn path_stats(&self) -> PathStats {
+        self.sctp.as_ref().map_or_else(PathStats::default, |sctp| PathStats {
+            rtt: sctp.rtt(),
+            retransmissions: sctp.retransmissions(),
+        })
+    }
+
+    fn sctp_limits(limits: &Limits) -> SctpLimits {
+        SctpLimits {
+            receive_window: limits.receive_window,
+            max_receive_message: u32::try_from(limits.max_receive_frame_size).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// A DTLS datagram from one of this connection's addresses.
+    pub(crate) fn handle_dtls(&mut self, datagram: &[u8], cx: &mut Context<'_>) {
+        if self.ended.is_some() {
+            return;
+        }
+        if self.is_probing() {
+            self.hold(datagram);
+            return;
+        }
+        if let Some(setup) = &mut self.setup {
+            setup.heard_dtls = true;
+            setup.hello = Vec::new();
+            setup.hello_again = None;
+            if let Some(unproven) = &mut setup.unproven {
+                unproven.receive(datagram.len());
+            }
+        }
+        self.feed_dtls(datagram, cx);
+        self.pump_dtls(cx);
+    }
+
+    /// A check from the peer, whose integrity the endpoint verified against our half.
+    pub(crate) fn handle_request(&mut self, remote: SocketAddr, request: &BindingRequest<'_>, len: usize, cx: &Context<'_>) {
+        self.last_received = cx.now;
+        if let Some(unproven) = self.setup.as_mut().and_then(|setup| setup.unproven.as_mut()) {
+            unproven.receive(len);
+        }
+        if remote == self.remote {
+            return;
+        }
+        // A dialer renominates when its network changes (RFC 8445 section 8.1.1): follow it.
+        if request.use_candidate() && self.addresses.contains(&remote) {
+            self.addresses.retain(|address| *address != remote);
+            self.addresses.push(std::mem::replace(&mut self.remote, remote));
+            self.events.push_back(Event::AddressChanged(remote));
+        }
+    }
+
+    /// One more address of the same peer; false if it has too many.
+    pub(crate) fn add_address(&mut self, remote: SocketAddr, limits: &Limits) -> bool {
+        let room = self.addresses.len() + 1 < limits.max_addresses_per_connection;
+        if room {
+            self.addresses.push(remote);
+        }
+        room
+    }
+
+    /// Our address, as the peer's packets name it.
+    pub(crate) fn set_local_ip(&mut self, local_ip: Option<IpAddr>) {
+        if local_ip.is_some() {
+            self.local_ip = local_ip;
+        }
+    }
+
+    /// An answer to a check of ours. False if it is none.
+    pub(crate) fn handle_response(&mut self, response: &BindingResponse<'_>, cx: &mut Context<'_>) -> bool {
+        let Ice::Prober(prober) = &mut self.ice else { return false };
+        if !prober.handle_success(cx.now, response) {
+            return false;
+        }
+        self.last_received = cx.now;
+        if self.phase == Phase::Ice {
+            self.on_path_proven(cx);
+        }
+        true
+    }
+
+    /// The key for answering a check that the peer of a dial sends.
+    pub(crate) fn dialer_key(&self, request: &BindingRequest<'_>) -> Option<&[u8]> {
+        match &self.ice {
+            Ice::Prober(prober) => prober.key_for(request),
+            Ice::Lite(_) => None,
+        }
+    }
+
+    /// Ends the connection; the first reason counts.
+    pub(crate) fn end(&mut self, reason: CloseReason, cx: &mut Context<'_>) {
+        if self.ended.is_some() {
+            return;
+        }
+        if self.is_handshaking() {
+            self.record_phase(false, cx);
+        }
+        // Closing said it already, a peer that closed need not hear it.
+        if !matches!(reason, CloseReason::Local | CloseReason::Remote) {
+            self.say_goodbye(cx);
+        }
+        self.events.push_back(Event::Closed(reason.clone()));
+        self.ended = Some(reason);
+    }
+
+    fn end_failed(&mut self, text: String, cx: &mut Context<'_>) {
+        self.end(CloseReason::Engine(EngineError(text)), cx);
+    }
+
+    fn record_phase(&mut self, ok: bool, cx: &mut Context<'_>) {
+        cx.phases.push_back(HandshakePhase {
+            side: self.side,
+            phase: self.phase,
+            duration: cx.now.saturating_duration_since(self.phase_since),
+            ok,
+        });
+        self.phase_since = cx.now;
+    }
+
+    fn move_to_phase(&mut self, phase: Phase, cx: &mut Context<'_>) {
+        self.record_phase(true, cx);
+        self.phase = phase;
+    }
+
+    /// Timers.
+    pub(crate) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now;
+        if self.handshake_deadline.is_some_and(|deadline| deadline <= now) {
+            self.end(CloseReason::HandshakeTimedOut(self.phase), cx);
+            return;
+        }
+        if self.idle_check <= now {
+            self.idle_check = self.last_received + cx.limits.idle_timeout;
+            if self.idle_check <= now {
+                self.end(CloseReason::TimedOut, cx);
+                return;
+            }
+        }
+        if self.phase != Phase::Ice && self.dtls.poll_timeout().is_some_and(|deadline| deadline <= now) {
+            self.dtls_timeout(cx);
+        }
+        if let Some(sctp) = &mut self.sctp
+            && sctp.poll_timeout().is_some_and(|deadline| deadline <= now)
+        {
+            sctp.handle_timeout(now);
+        }
+        self.channel_timeouts(cx);
+        self.check_stalled(cx);
+    }
+
+    /// Draws the consequences of all input since the last call and sends what is to be sent.
+    pub(crate) fn process(&mut self, cx: &mut Context<'_>) {
+        if self.ended.is_some() {
+            return;
+        }
+        self.send_checks(cx);
+        self.pump_sctp(cx);
+        self.read_messages(cx);
+        self.grant_writers(cx);
+        self.transmit(cx);
+        self.advance_closing(cx);
+        self.count_retransmissions(cx);
+    }
+
+    fn count_retransmissions(&mut self, cx: &mut Context<'_>) {
+        let total = self.sctp.as_ref().map_or(0, Sctp::retransmissions);
+        cx.counters.retransmissions += total - self.counted_retransmissions;
+        self.counted_retransmissions = total;
+    }
+
+    /// The earliest instant at which [`Self::handle_timeout`] or [`Self::process`] has something to do, and why.
+    pub(crate) fn poll_timeout(&self) -> (Instant, &'static str) {
+        let prober = match &self.ice {
+            Ice::Prober(prober) => Some(prober.poll_timeout()),
+            Ice::Lite(_) => None,
+        };
+        let hello = self.setup.as_ref().and_then(|setup| setup.hello_again);
+        let dtls = if self.phase == Phase::Ice { None } else { self.dtls.poll_timeout() };
+        [
+            (prober, "connectivity check"),
+            (hello, "client hello again"),
+            (dtls, "dtls"),
+            (self.sctp.as_ref().and_then(Sctp::poll_timeout), "sctp"),
+            (self.handshake_deadline, "handshake"),
+            (self.closing, "closing"),
+            (self.channel_timers.first().map(|(deadline, _)| *deadline), "channel"),
+            (self.stall_check, "stalled stream"),
+        ]
+        .into_iter()
+        .filter_map(|(deadline, reason)| Some((deadline?, reason)))
+        .fold((self.idle_check, "idle"), |first, next| if next.0 < first.0 { next } else { first })
+    }
+
+    fn drop_packet(cx: &mut Context<'_>, reason: DropReason) {
+        cx.counters.drop_packet(reason);
+    }
+}
+
+/// How long to wait for DTLS after a check was answered before the ClientHello is repeated: a fraction of the round
+/// trip, so that a peer that took the first one is not bothered and one that dropped it loses little.
+fn hello_pause(round_trip: Duration) -> Duration {
+    (round_trip / 8).clamp(Duration::from_millis(1), Duration::from_millis(20))
+}

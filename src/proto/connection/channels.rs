@@ -1,0 +1,394 @@
+//! The channels of a connection: opening, accepting, closing, ids and their reuse.
+
+use bytes::{Bytes, BytesMut};
+
+use super::{Connection, Context, Ice};
+use crate::proto::{
+    channel::{Channel, Link, Reaction, ReceiveHalf, SendHalf},
+    config::Limits,
+    credentials::IceVersion,
+    dcep::{self, Dcep},
+    engine::sctp::{Message, Ppid},
+    error::{CloseReason, DropReason, PeerMisbehaved},
+    event::{ChannelId, Event, Side},
+    frame::{self, Flag},
+};
+
+/// Channels a peer may open before it is authenticated; they are buffered until then.
+const MAX_EARLY_CHANNELS: usize = 64;
+/// Highest usable stream id (RFC 8831 section 6.2: 65535 is reserved).
+const MAX_STREAM: u32 = 65_534;
+
+impl Connection {
+    pub(super) fn open_handshake_channel(&mut self, limits: &Limits) {
+        if let Some(sctp) = &mut self.sctp {
+            // Fails only if the peer's first message made the stream already.
+            let _ = sctp.open(ChannelId::HANDSHAKE.stream);
+        }
+        let channel = Channel::open(ChannelId::HANDSHAKE, limits.max_receive_frame_size);
+        self.channels.entry(ChannelId::HANDSHAKE.stream).or_insert(channel);
+    }
+
+    /// Opens a channel. Data may follow at once: OPEN needs no answer (RFC 8832 section 4).
+    pub(crate) fn open(&mut self, cx: &mut Context<'_>) -> Option<ChannelId> {
+        let id = if self.authenticated && self.closing.is_none() { self.try_open(cx) } else { None };
+        self.open_refused = id.is_none();
+        id
+    }
+
+    fn try_open(&mut self, cx: &mut Context<'_>) -> Option<ChannelId> {
+        if self.channels.len() >= cx.limits.max_streams {
+            return None;
+        }
+        let stream = self.free_stream()?;
+        let sctp = self.sctp.as_mut()?;
+        if sctp.open(stream).is_err() {
+            return None;
+        }
+        let id = self.next_id(stream);
+        let mut open = BytesMut::new();
+        dcep::encode_open("", "", &mut open);
+        self.send_message(stream, Ppid::Dcep, &open.freeze());
+        self.channels.insert(stream, Channel::open(id, cx.limits.max_receive_frame_size));
+        cx.counters.channels_opened += 1;
+        Some(id)
+    }
+
+    fn free_stream(&mut self) -> Option<u16> {
+        if let Some(stream) = self.free_streams.pop_front() {
+            return Some(stream);
+        }
+        while self.next_stream <= MAX_STREAM {
+            let stream = u16::try_from(self.next_stream).ok()?;
+            self.next_stream += 2;
+            if !self.channels.contains_key(&stream) {
+                return Some(stream);
+            }
+        }
+        None
+    }
+
+    fn next_id(&mut self, stream: u16) -> ChannelId {
+        self.generation = self.generation.wrapping_add(1).max(1);
+        ChannelId { stream, generation: self.generation }
+    }
+
+    /// The channel behind an id.
+    pub(super) fn channel(&mut self, id: ChannelId) -> Option<&mut Channel> {
+        match self.channels.get_mut(&id.stream) {
+            Some(channel) if channel.id == id => Some(channel),
+            _ => self.detached.get_mut(&id),
+        }
+    }
+
+    pub(super) fn send_message(&mut self, stream: u16, ppid: Ppid, message: &Bytes) -> bool {
+        self.sctp.as_mut().is_some_and(|sctp| sctp.write(stream, ppid, message).is_ok())
+    }
+
+    pub(super) fn send_flag(&mut self, stream: u16, flag: Flag, code: Option<u32>) {
+        let mut message = BytesMut::new();
+        frame::encode_flag(flag, code, &mut message);
+        self.send_message(stream, Ppid::Binary, &message.freeze());
+    }
+
+    /// SCTP has a message for a stream.
+    pub(super) fn on_readable(&mut self, stream: u16, cx: &mut Context<'_>) {
+        if !self.channels.contains_key(&stream) && !self.admit(stream, cx) {
+            return;
+        }
+        let Some(channel) = self.channels.get_mut(&stream) else { return };
+        channel.has_messages = true;
+        if !channel.queued_for_reading {
+            channel.queued_for_reading = true;
+            self.read_queue.push_back(stream);
+        }
+    }
+
+    /// A stream that was not there before. False: it is refused and reset.
+    fn admit(&mut self, stream: u16, cx: &mut Context<'_>) -> bool {
+        let theirs_is_even = self.side == Side::Listener;
+        let right_parity = (stream % 2 == 0) == theirs_is_even || stream == ChannelId::HANDSHAKE.stream;
+        let early = !self.authenticated && self.channels.len() > MAX_EARLY_CHANNELS;
+        if early {
+            self.end(CloseReason::Misbehaved(PeerMisbehaved::TooManyEarlyChannels), cx);
+            return false;
+        }
+        if !right_parity || self.channels.len() >= cx.limits.max_streams || self.closing.is_some() {
+            self.refuse(stream);
+            Self::drop_packet(cx, DropReason::StrayMessage);
+            return false;
+        }
+        let id = self.next_id(stream);
+        self.channels.insert(stream, Channel::early(id, cx.limits.max_receive_frame_size));
+        true
+    }
+
+    fn refuse(&mut self, stream: u16) {
+        self.send_flag(stream, Flag::ResetStream, None);
+        if let Some(sctp) = &mut self.sctp {
+            // Fails only when the peer reset it in the same moment.
+            let _ = sctp.reset(stream);
+        }
+    }
+
+    /// One message of a channel.
+    pub(super) fn on_message(&mut self, stream: u16, message: Message, cx: &mut Context<'_>) {
+        match message.ppid {
+            Ppid::Dcep => self.on_dcep(stream, message.data, cx),
+            Ppid::Binary => {
+                let Some(channel) = self.channels.get_mut(&stream) else { return };
+                let before = channel.buffered();
+                let reaction = channel.on_message(message.data);
+                self.buffered = (self.buffered + channel.buffered()).saturating_sub(before);
+                self.react(stream, reaction, cx);
+            }
+            // Text and empty messages are not libp2p's; the stream goes on.
+            Ppid::Other => Self::drop_packet(cx, DropReason::StrayMessage),
+        }
+    }
+
+    fn on_dcep(&mut self, stream: u16, message: Bytes, cx: &mut Context<'_>) {
+        let Ok(Dcep::Open(open)) = dcep::parse(message) else { return };
+        let Some(channel) = self.channels.get_mut(&stream) else { return };
+        if channel.link != Link::Early {
+            // A second OPEN on a stream in use is refused (RFC 8832 section 6).
+            Self::drop_packet(cx, DropReason::StrayMessage);
+            return;
+        }
+        if self.unaccepted >= cx.limits.max_unaccepted_streams {
+            let id = channel.id;
+            self.reset(id, cx);
+            return;
+        }
+        let reaction = channel.on_open(open.is_unordered());
+        let id = channel.id;
+        self.unaccepted += 1;
+        cx.counters.channels_opened += 1;
+        let mut ack = BytesMut::new();
+        dcep::encode_ack(&mut ack);
+        self.send_message(stream, Ppid::Dcep, &ack.freeze());
+        if self.authenticated {
+            self.events.push_back(Event::ChannelOpened(id));
+        } else {
+            self.early_opened.push(stream);
+        }
+        self.react(stream, reaction, cx);
+    }
+
+    pub(super) fn announce_early_channels(&mut self) {
+        for stream in std::mem::take(&mut self.early_opened) {
+            if let Some(channel) = self.channels.get(&stream) {
+                self.events.push_back(Event::ChannelOpened(channel.id));
+            }
+        }
+    }
+
+    /// The application took an inbound channel.
+    pub(crate) fn accepted(&mut self, id: ChannelId) {
+        if let Some(channel) = self.channel(id)
+            && std::mem::take(&mut channel.unaccepted)
+        {
+            self.unaccepted = self.unaccepted.saturating_sub(1);
+        }
+    }
+
+    /// Carries out what a message called for.
+    pub(super) fn react(&mut self, stream: u16, reaction: Reaction, cx: &mut Context<'_>) {
+        let Some(channel) = self.channels.get_mut(&stream) else { return };
+        let id = channel.id;
+        if reaction.readable && channel.reader_waits && !channel.released {
+            channel.reader_waits = false;
+            self.events.push_back(Event::ChannelReadable(id));
+        }
+        if reaction.send_changed && !channel.released {
+            self.events.push_back(Event::ChannelWritable(id));
+        }
+        if reaction.reset {
+            self.reset(id, cx);
+            self.notify_reader(id);
+            return;
+        }
+        if reaction.fin_received && stream != ChannelId::HANDSHAKE.stream {
+            self.acknowledge_fin(id, cx);
+        }
+        self.close_if_done(stream);
+    }
+
+    fn notify_reader(&mut self, id: ChannelId) {
+        let Some(channel) = self.channel(id) else { return };
+        if channel.reader_waits && !channel.released {
+            channel.reader_waits = false;
+            self.events.push_back(Event::ChannelReadable(id));
+        }
+    }
+
+    /// Answers FIN with FIN_ACK.
+    ///
+    /// rust-libp2p 0.10.0-alpha takes a FIN_ACK that arrives while it reads for garbage and loses the response. Where
+    /// the peer may be such a node, the answer waits until our own FIN is out (then it has read everything) or a short
+    /// time has passed.
+    fn acknowledge_fin(&mut self, id: ChannelId, cx: &mut Context<'_>) {
+        let hold = self.may_be_upstream_rust();
+        let deadline = cx.now + cx.limits.fin_ack_delay;
+        let Some(channel) = self.channel(id) else { return };
+        if hold && channel.send == SendHalf::Open {
+            channel.owes_fin_ack = true;
+            self.set_channel_timer(id.stream, Some(deadline));
+        } else {
+            channel.owes_fin_ack = false;
+            self.send_flag(id.stream, Flag::FinAck, None);
+        }
+    }
+
+    fn may_be_upstream_rust(&self) -> bool {
+        match &self.ice {
+            Ice::Lite(credentials) => credentials.upstream_rust,
+            // It speaks version 1 only, and nothing else tells a listener apart.
+            Ice::Prober(prober) => prober.answered() == Some(IceVersion::V1),
+        }
+    }
+
+    /// Sends an owed FIN_ACK.
+    pub(super) fn pay_fin_ack(&mut self, stream: u16) {
+        if let Some(channel) = self.channels.get_mut(&stream)
+            && std::mem::take(&mut channel.owes_fin_ack)
+        {
+            self.send_flag(stream, Flag::FinAck, None);
+            self.close_if_done(stream);
+        }
+    }
+
+    /// FIN.
+    pub(crate) fn finish(&mut self, id: ChannelId, cx: &mut Context<'_>) {
+        let deadline = cx.now + cx.limits.fin_ack_timeout;
+        let Some(channel) = self.channel(id).filter(|channel| channel.send == SendHalf::Open) else { return };
+        channel.send = SendHalf::FinSent;
+        self.send_flag(id.stream, Flag::Fin, None);
+        self.pay_fin_ack(id.stream);
+        self.set_channel_timer(id.stream, Some(deadline));
+    }
+
+    /// STOP_SENDING.
+    pub(crate) fn stop(&mut self, id: ChannelId, cx: &mut Context<'_>) {
+        let Some(channel) = self.channel(id) else { return };
+        let before = channel.buffered();
+        let stopped = channel.stop_locally();
+        let after = channel.buffered();
+        self.buffered = (self.buffered + after).saturating_sub(before);
+        if stopped {
+            self.send_flag(id.stream, Flag::StopSending, None);
+        }
+        self.resume_reading(id.stream, cx);
+        self.close_if_done(id.stream);
+    }
+
+    /// RESET of both halves.
+    pub(crate) fn reset(&mut self, id: ChannelId, cx: &mut Context<'_>) {
+        let Some(channel) = self.channel(id).filter(|channel| channel.link != Link::Closing) else { return };
+        let was_early = channel.link == Link::Early;
+        let tell = channel.send != SendHalf::Reset;
+        let before = channel.buffered();
+        channel.reset_locally();
+        channel.owes_fin_ack = false;
+        channel.link = Link::Open;
+        let after = channel.buffered();
+        self.buffered = (self.buffered + after).saturating_sub(before);
+        if tell {
+            self.send_flag(id.stream, Flag::ResetStream, None);
+        }
+        if was_early {
+            self.release(id, cx);
+        }
+        self.resume_reading(id.stream, cx);
+        self.close_if_done(id.stream);
+    }
+
+    /// The application's handle is gone. What it left open is reset; after a FIN only reading is given up, because
+    /// data on its way must still arrive.
+    pub(crate) fn release(&mut self, id: ChannelId, cx: &mut Context<'_>) {
+        if let Some(channel) = self.detached.remove(&id) {
+            self.forget(&channel, cx);
+            return;
+        }
+        let Some(channel) = self.channel(id) else { return };
+        channel.released = true;
+        let unaccepted = std::mem::take(&mut channel.unaccepted);
+        let (send, receive) = (channel.send, channel.receive);
+        self.unaccepted = self.unaccepted.saturating_sub(usize::from(unaccepted));
+        match (send, receive) {
+            _ if id == ChannelId::HANDSHAKE => {}
+            (SendHalf::Open, _) => self.reset(id, cx),
+            (_, ReceiveHalf::Open) => self.stop(id, cx),
+            _ => {}
+        }
+        self.close_if_done(id.stream);
+    }
+
+    /// Closes the data channel when neither side will send on it.
+    pub(super) fn close_if_done(&mut self, stream: u16) {
+        let Some(channel) = self.channels.get_mut(&stream) else { return };
+        // Nobody resets the handshake channel: peers differ in what they make of it.
+        if stream == ChannelId::HANDSHAKE.stream && channel.id == ChannelId::HANDSHAKE {
+            return;
+        }
+        if channel.link != Link::Open || !channel.is_done() {
+            return;
+        }
+        channel.link = Link::Closing;
+        self.set_channel_timer(stream, None);
+        let Some(sctp) = &mut self.sctp else { return };
+        if sctp.reset(stream).is_ok() {
+            self.closing_streams += 1;
+        }
+    }
+
+    /// The peer reset its side of a stream and all its data was read. SCTP answers with our reset.
+    pub(super) fn on_stream_reset(&mut self, stream: u16, cx: &mut Context<'_>) {
+        let Some(channel) = self.channels.get_mut(&stream) else { return };
+        if channel.link == Link::Closing {
+            return;
+        }
+        let before = channel.buffered();
+        let reaction = channel.on_link_closed();
+        let after = channel.buffered();
+        channel.has_messages = false;
+        self.buffered = (self.buffered + after).saturating_sub(before);
+        self.closing_streams += 1;
+        self.set_channel_timer(stream, None);
+        self.react(stream, reaction, cx);
+    }
+
+    /// Both directions are reset: the id is free. A handle that still reads keeps its channel beside the table.
+    pub(super) fn on_reset_complete(&mut self, stream: u16, cx: &mut Context<'_>) {
+        if self.channels.get(&stream).is_none_or(|channel| channel.link != Link::Closing) {
+            return;
+        }
+        self.set_channel_timer(stream, None);
+        self.full.remove(&stream);
+        let Some(channel) = self.channels.remove(&stream) else { return };
+        self.closing_streams = self.closing_streams.saturating_sub(1);
+        self.free_stream_id(stream);
+        if channel.released {
+            self.forget(&channel, cx);
+        } else {
+            self.detached.insert(channel.id, channel);
+        }
+    }
+
+    fn free_stream_id(&mut self, stream: u16) {
+        let ours_are_even = self.side == Side::Dialer;
+        if (stream % 2 == 0) == ours_are_even && stream != ChannelId::HANDSHAKE.stream {
+            self.free_streams.push_back(stream);
+            if std::mem::take(&mut self.open_refused) {
+                self.events.push_back(Event::OpenPossible);
+            }
+        }
+    }
+
+    fn forget(&mut self, channel: &Channel, cx: &mut Context<'_>) {
+        self.buffered = self.buffered.saturating_sub(channel.buffered());
+        self.unaccepted = self.unaccepted.saturating_sub(usize::from(channel.unaccepted));
+        cx.counters.channels_closed += 1;
+        self.events.push_back(Event::ChannelClosed(channel.id));
+    }
+}

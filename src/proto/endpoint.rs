@@ -1,0 +1,335 @@
+//! All connections of one socket; the only state machine that the shell sees.
+//!
+//! Owns the connections, the routes to them, their deadlines, the outbox and the seed. Called by the driver of the
+//! socket, in the order that the module above describes.
+
+mod first_contact;
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+use super::{
+    config::Limits,
+    connection::{Connection, Context},
+    contact::CheckedAddresses,
+    deadlines::Deadlines,
+    demux::{Demux, Kind, classify, subnet},
+    engine::dtls::{DtlsContext, Identity, IdentityError},
+    error::{CloseReason, DropReason},
+    event::{ChannelId, ConnectionId, Counters, Dial, Event, HandshakePhase, PathStats, Read, Side, Write},
+    outbox::{Outbox, Transmit},
+};
+
+/// Longest opening packet of a hole punch, in bytes (the DCUtR specification asks for random bytes).
+const PUNCH_LEN: usize = 64;
+
+/// All connections of one socket.
+pub(crate) struct Endpoint {
+    limits: Limits,
+    dtls: DtlsContext,
+    rng: StdRng,
+    accept_incoming: bool,
+    connections: BTreeMap<ConnectionId, Box<Connection>>,
+    next_id: u64,
+    demux: Demux,
+    checked: CheckedAddresses,
+    /// Inbound handshakes by network.
+    subnets: HashMap<[u8; 6], usize>,
+    handshakes: usize,
+    deadlines: Deadlines,
+    reasons: HashMap<ConnectionId, &'static str>,
+    touched: Vec<ConnectionId>,
+    events: VecDeque<(ConnectionId, Event)>,
+    phases: VecDeque<HandshakePhase>,
+    outbox: Outbox,
+    counters: Counters,
+}
+
+/// The fields a connection may use while it works.
+macro_rules! context {
+    ($self:ident, $now:expr) => {
+        Context {
+            now: $now,
+            limits: &$self.limits,
+            outbox: &mut $self.outbox,
+            rng: &mut $self.rng,
+            counters: &mut $self.counters,
+            phases: &mut $self.phases,
+        }
+    };
+}
+use context;
+
+impl Endpoint {
+    /// An endpoint without connections. Everything it does follows from its calls and `seed`, except what the DTLS
+    /// and SCTP engines draw for themselves.
+    pub(crate) fn new(
+        limits: Limits,
+        identity: Identity,
+        accept_incoming: bool,
+        seed: [u8; 32],
+        _now: Instant,
+    ) -> Result<Self, IdentityError> {
+        Ok(Self {
+            dtls: DtlsContext::new(identity, limits.handshake_timeout)?,
+            checked: CheckedAddresses::new(limits.max_checked_addresses),
+            limits,
+            rng: StdRng::from_seed(seed),
+            accept_incoming,
+            connections: BTreeMap::new(),
+            next_id: 0,
+            demux: Demux::default(),
+            subnets: HashMap::new(),
+            handshakes: 0,
+            deadlines: Deadlines::default(),
+            reasons: HashMap::new(),
+            touched: Vec::new(),
+            events: VecDeque::new(),
+            phases: VecDeque::new(),
+            outbox: Outbox::default(),
+            counters: Counters::default(),
+        })
+    }
+
+    /// Starts or stops taking new inbound connections.
+    pub(crate) fn set_accept_incoming(&mut self, accept: bool) {
+        self.accept_incoming = accept;
+    }
+
+    fn new_id(&mut self) -> ConnectionId {
+        self.next_id += 1;
+        ConnectionId(self.next_id)
+    }
+
+    /// One datagram. `local_ip` is the address it was sent to.
+    pub(crate) fn handle_datagram(&mut self, now: Instant, local_ip: Option<IpAddr>, remote: SocketAddr, datagram: &[u8]) {
+        self.counters.datagrams_received += 1;
+        self.counters.bytes_received += datagram.len() as u64;
+        match classify(datagram) {
+            Kind::Stun => self.handle_stun(now, local_ip, remote, datagram),
+            Kind::Dtls { client_hello } => self.handle_dtls(now, local_ip, remote, datagram, client_hello),
+            Kind::Other => self.counters.drop_packet(DropReason::Unclassified),
+        }
+    }
+
+    /// The network says that nobody listens at `remote`. Believed only while nothing ever came from there.
+    pub(crate) fn handle_unreachable(&mut self, now: Instant, remote: SocketAddr) {
+        let Some(id) = self.demux.by_address(remote) else { return };
+        if self.connections.get(&id).is_some_and(|connection| connection.is_probing()) {
+            self.with(now, id, |connection, cx| connection.end(CloseReason::Refused, cx));
+        }
+    }
+
+    /// Timers that are due.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        while let Some(id) = self.deadlines.pop_due(now) {
+            self.with(now, id, Connection::handle_timeout);
+        }
+    }
+
+    /// Runs `act` on a connection and marks it for [`Self::process`].
+    fn with<T>(&mut self, now: Instant, id: ConnectionId, act: impl FnOnce(&mut Connection, &mut Context<'_>) -> T) -> Option<T> {
+        let connection = self.connections.get_mut(&id)?;
+        let result = act(connection, &mut context!(self, now));
+        self.touch(id);
+        Some(result)
+    }
+
+    fn touch(&mut self, id: ConnectionId) {
+        if self.touched.last() != Some(&id) {
+            self.touched.push(id);
+        }
+    }
+
+    /// Starts a dial. Fails at once, with an event, if the address is in use on this socket.
+    pub(crate) fn dial(&mut self, now: Instant, dial: Dial) -> ConnectionId {
+        let id = self.new_id();
+        if self.demux.by_address(dial.remote).is_some() || self.connections.len() >= self.limits.max_connections {
+            self.events.push_back((id, Event::Closed(CloseReason::AddressInUse)));
+            return id;
+        }
+        self.demux.insert_address(dial.remote, id);
+        let connection = Connection::dialer(id, dial, &self.dtls, &mut context!(self, now));
+        self.connections.insert(id, Box::new(connection));
+        self.touch(id);
+        id
+    }
+
+    /// Sends one opening packet for a hole punch: random bytes that no protocol takes for its own.
+    pub(crate) fn punch(&mut self, _now: Instant, remote: SocketAddr) {
+        let mut packet = [0; PUNCH_LEN];
+        self.rng.fill_bytes(&mut packet);
+        // Neither STUN nor DTLS (RFC 7983).
+        packet[0] |= 0xc0;
+        self.outbox.push(remote, None, &packet);
+    }
+
+    /// Noise is done.
+    pub(crate) fn authenticated(&mut self, now: Instant, connection: ConnectionId) {
+        let was = self.connections.get(&connection).is_some_and(|connection| connection.is_handshaking());
+        self.with(now, connection, Connection::authenticated);
+        if was {
+            self.end_handshake(connection);
+        }
+    }
+
+    fn end_handshake(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get(&id).filter(|connection| connection.side() == Side::Listener) else {
+            return;
+        };
+        self.handshakes = self.handshakes.saturating_sub(1);
+        if let Some(subnet) = subnet(connection.origin().ip())
+            && let Some(count) = self.subnets.get_mut(&subnet)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.subnets.remove(&subnet);
+            }
+        }
+    }
+
+    /// Opens a channel; `None` now means [`Event::OpenPossible`] later.
+    pub(crate) fn open(&mut self, now: Instant, connection: ConnectionId) -> Option<ChannelId> {
+        self.with(now, connection, Connection::open).flatten()
+    }
+
+    /// The application took an inbound channel.
+    pub(crate) fn accepted(&mut self, connection: ConnectionId, channel: ChannelId) {
+        if let Some(connection) = self.connections.get_mut(&connection) {
+            connection.accepted(channel);
+        }
+    }
+
+    /// Takes what fits of `data`.
+    pub(crate) fn write(&mut self, now: Instant, connection: ConnectionId, channel: ChannelId, data: &[u8]) -> Write {
+        self.with(now, connection, |connection, cx| connection.write(channel, data, cx)).unwrap_or(Write::Closed)
+    }
+
+    /// The next bytes of a channel.
+    pub(crate) fn read(&mut self, now: Instant, connection: ConnectionId, channel: ChannelId) -> Read {
+        self.with(now, connection, |connection, cx| connection.read(channel, cx)).unwrap_or(Read::Reset(None))
+    }
+
+    /// FIN: no more data from us.
+    pub(crate) fn finish(&mut self, now: Instant, connection: ConnectionId, channel: ChannelId) {
+        self.with(now, connection, |connection, cx| connection.finish(channel, cx));
+    }
+
+    /// STOP_SENDING: we will not read on.
+    pub(crate) fn stop(&mut self, now: Instant, connection: ConnectionId, channel: ChannelId) {
+        self.with(now, connection, |connection, cx| connection.stop(channel, cx));
+    }
+
+    /// RESET of both halves.
+    pub(crate) fn reset(&mut self, now: Instant, connection: ConnectionId, channel: ChannelId) {
+        self.with(now, connection, |connection, cx| connection.reset(channel, cx));
+    }
+
+    /// The application's handle is gone.
+    pub(crate) fn release(&mut self, now: Instant, connection: ConnectionId, channel: ChannelId) {
+        self.with(now, connection, |connection, cx| connection.release(channel, cx));
+    }
+
+    /// Flushes and closes.
+    pub(crate) fn close(&mut self, now: Instant, connection: ConnectionId) {
+        self.with(now, connection, |connection, cx| connection.close(cx));
+    }
+
+    /// Draws the consequences of all input since the last call. Touches only connections that had any.
+    pub(crate) fn process(&mut self, now: Instant) {
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        for &id in &touched {
+            let Some(connection) = self.connections.get_mut(&id) else { continue };
+            connection.process(&mut context!(self, now));
+            while let Some(event) = connection.poll_event() {
+                self.events.push_back((id, event));
+            }
+            if connection.ended().is_some() {
+                self.bury(now, id);
+            } else {
+                let (deadline, reason) = connection.poll_timeout();
+                self.deadlines.set(id, Some(deadline));
+                self.reasons.insert(id, reason);
+            }
+        }
+        touched.clear();
+        self.touched = touched;
+    }
+
+    fn bury(&mut self, now: Instant, id: ConnectionId) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        if !connection.is_authenticated() {
+            self.end_handshake(id);
+        }
+        self.deadlines.set(id, None);
+        self.reasons.remove(&id);
+        let Some(mut connection) = self.connections.remove(&id) else { return };
+        for address in connection.addresses() {
+            self.demux.remove_address(address, id);
+        }
+        if let Some(credentials) = connection.peer_credentials() {
+            self.demux.remove_username(&credentials.username, connection.remote(), id);
+        }
+        self.demux.bury(now, connection.remote(), connection.take_goodbye());
+    }
+
+    /// The next event.
+    pub(crate) fn poll_event(&mut self) -> Option<(ConnectionId, Event)> {
+        self.events.pop_front()
+    }
+
+    /// The next handshake phase that ended.
+    pub(crate) fn poll_phase(&mut self) -> Option<HandshakePhase> {
+        self.phases.pop_front()
+    }
+
+    /// The next batch of datagrams.
+    pub(crate) fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.outbox.pop()
+    }
+
+    /// Gives a sent buffer back for reuse.
+    pub(crate) fn recycle(&mut self, contents: Vec<u8>) {
+        self.outbox.recycle(contents);
+    }
+
+    /// When [`Self::handle_timeout`] is due, and why.
+    pub(crate) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let (deadline, id) = self.deadlines.first()?;
+        Some((deadline, self.reasons.get(&id).copied().unwrap_or("connection")))
+    }
+
+    /// All connections, handshakes included.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Inbound handshakes in flight.
+    pub(crate) fn handshakes(&self) -> usize {
+        self.handshakes
+    }
+
+    /// Figures since the start.
+    pub(crate) fn counters(&mut self) -> &Counters {
+        (self.counters.datagrams_sent, self.counters.bytes_sent) = self.outbox.totals();
+        &self.counters
+    }
+
+    /// Figures of one connection.
+    pub(crate) fn path_stats(&self, connection: ConnectionId) -> Option<PathStats> {
+        self.connections.get(&connection).map(|connection| connection.path_stats())
+    }
+
+    /// Entries of the routing tables: none once all connections are gone.
+    #[cfg(test)]
+    pub(crate) fn routes(&self) -> usize {
+        self.demux.len()
+    }
+}

@@ -1,0 +1,247 @@
+//! DTLS 1.2 (RFC 6347) over `dimpl`.
+//!
+//! Owns one DTLS session: handshake, record protection, close_notify. A connection feeds it datagrams and gets
+//! [`DtlsEvent`]s and datagrams to send. Pinning the peer's certificate is the connection's job; it gets the
+//! certificate's fingerprint before [`DtlsEvent::Connected`].
+
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use dimpl::crypto::Dtls12CipherSuite;
+
+use crate::proto::{fingerprint::Fingerprint, outbox::Outbox};
+
+/// First retransmission of a flight; the path is unknown then, RFC 6347 section 4.2.4.1 names one second, browsers
+/// use less. Half a second costs little and halves the wait after a loss.
+const FLIGHT_RTO: Duration = Duration::from_millis(500);
+/// Largest DTLS datagram: fits every path that carries IPv6 with tunnels (1,280 bytes less headers).
+const MTU: usize = 1200;
+/// Room for one decrypted record or one datagram.
+const RECORD_BUFFER: usize = 2048;
+/// A deadline further away than this is no deadline: the engine reports "nothing to do" that way.
+const FAR: Duration = Duration::from_secs(3600);
+
+/// The local certificate and its private key are of no use to DTLS.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the certificate or its private key cannot be used for DTLS: {0}")]
+pub(crate) struct IdentityError(String);
+
+/// The local certificate.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    /// The certificate, DER.
+    pub(crate) certificate_der: Vec<u8>,
+    /// Its private key, PKCS#8 DER.
+    pub(crate) private_key_der: Vec<u8>,
+}
+
+/// What all sessions of an endpoint share.
+#[derive(Clone)]
+pub(crate) struct DtlsContext {
+    plain: Arc<dimpl::Config>,
+    cookie: Arc<dimpl::Config>,
+    certificate: dimpl::DtlsCertificate,
+}
+
+impl DtlsContext {
+    /// Checks the certificate and prepares the settings of all sessions.
+    pub(crate) fn new(identity: Identity, handshake_timeout: Duration) -> Result<Self, IdentityError> {
+        let config = |cookie| {
+            dimpl::Config::builder()
+                .mtu(MTU)
+                .use_server_cookie(cookie)
+                .flight_start_rto(FLIGHT_RTO)
+                .flight_retries(8)
+                .handshake_timeout(handshake_timeout)
+                // AES-GCM last: its nonces are random in this engine, those of ChaCha20 are counters.
+                .dtls12_cipher_suites(&[
+                    Dtls12CipherSuite::ECDHE_ECDSA_CHACHA20_POLY1305_SHA256,
+                    Dtls12CipherSuite::ECDHE_ECDSA_AES128_GCM_SHA256,
+                    Dtls12CipherSuite::ECDHE_ECDSA_AES256_GCM_SHA384,
+                ])
+                .build()
+                .map(Arc::new)
+                .map_err(|error| IdentityError(error.to_string()))
+        };
+        let certificate = dimpl::DtlsCertificate {
+            certificate: identity.certificate_der,
+            private_key: identity.private_key_der,
+        };
+        let plain = config(false)?;
+        plain
+            .crypto_provider()
+            .key_provider
+            .load_private_key(&certificate.private_key)
+            .map_err(|error| IdentityError(error.to_string()))?;
+        Ok(Self { plain, cookie: config(true)?, certificate })
+    }
+}
+
+/// What a session reports.
+#[derive(Debug)]
+pub(crate) enum DtlsEvent {
+    /// The peer's certificate; comes before `Connected`.
+    PeerCertificate(Fingerprint),
+    /// The handshake is done.
+    Connected,
+    /// One decrypted record.
+    Data(Bytes),
+    /// The peer said close_notify.
+    Closed,
+}
+
+/// Where a session's datagrams go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Path {
+    /// The peer's address.
+    pub(crate) remote: SocketAddr,
+    /// Our address, when known.
+    pub(crate) local_ip: Option<IpAddr>,
+}
+
+/// The session failed for good; the text is the engine's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct DtlsError(pub(crate) String);
+
+/// One session.
+pub(crate) struct Dtls {
+    session: dimpl::Dtls,
+    events: VecDeque<DtlsEvent>,
+    deadline: Option<Instant>,
+    connected: bool,
+}
+
+impl Dtls {
+    /// The client; [`Self::handle_timeout`] makes it send its ClientHello.
+    pub(crate) fn dialer(context: &DtlsContext, now: Instant) -> Self {
+        let mut session = Self::session(Arc::clone(&context.plain), context, now);
+        session.set_active(true);
+        Self::new(session)
+    }
+
+    /// The server; with `cookie` it asks the client to prove its address first (RFC 6347 section 4.2.1).
+    pub(crate) fn listener(context: &DtlsContext, now: Instant, cookie: bool) -> Self {
+        let config = if cookie { &context.cookie } else { &context.plain };
+        Self::new(Self::session(Arc::clone(config), context, now))
+    }
+
+    fn session(config: Arc<dimpl::Config>, context: &DtlsContext, now: Instant) -> dimpl::Dtls {
+        dimpl::Dtls::new_12(config, context.certificate.clone(), now)
+    }
+
+    fn new(session: dimpl::Dtls) -> Self {
+        Self { session, events: VecDeque::new(), deadline: None, connected: false }
+    }
+
+    /// Takes one datagram and sends what it calls for.
+    pub(crate) fn handle_datagram(
+        &mut self,
+        now: Instant,
+        datagram: &[u8],
+        path: Path,
+        outbox: &mut Outbox,
+    ) -> Result<(), DtlsError> {
+        if !self.connected {
+            // The engine takes the time from its last timeout.
+            self.session.handle_timeout(now).map_err(fatal)?;
+        }
+        let result = self.session.handle_packet(datagram).map_err(fatal);
+        self.drain(now, path, outbox);
+        result
+    }
+
+    /// Retransmits flights and starts a dialer's handshake.
+    pub(crate) fn handle_timeout(&mut self, now: Instant, path: Path, outbox: &mut Outbox) -> Result<(), DtlsError> {
+        let result = self.session.handle_timeout(now).map_err(fatal);
+        self.drain(now, path, outbox);
+        result
+    }
+
+    /// Protects and sends one SCTP packet.
+    pub(crate) fn send(&mut self, now: Instant, data: &[u8], path: Path, outbox: &mut Outbox) -> Result<(), DtlsError> {
+        self.session.send_application_data(data).map_err(fatal)?;
+        self.drain(now, path, outbox);
+        Ok(())
+    }
+
+    /// Says close_notify.
+    pub(crate) fn close(&mut self, now: Instant, path: Path, outbox: &mut Outbox) {
+        // A session that failed cannot say goodbye; there is nothing to do about it.
+        if self.session.close().is_ok() {
+            self.drain(now, path, outbox);
+        }
+    }
+
+    /// The next event.
+    pub(crate) fn poll_event(&mut self) -> Option<DtlsEvent> {
+        self.events.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] is due.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Takes all output of the engine, whose queues are short (30 in, 10 out) and fail when they overflow.
+    fn drain(&mut self, now: Instant, path: Path, outbox: &mut Outbox) {
+        loop {
+            let Self { session, events, .. } = self;
+            let step = outbox.push_with(path.remote, path.local_ip, |room| drain_one(session, room));
+            match step {
+                Step::Sent => {}
+                Step::Event(event) => {
+                    self.connected |= matches!(event, DtlsEvent::Connected);
+                    events.push_back(event);
+                }
+                Step::Ignored => {}
+                Step::Done(deadline) => {
+                    self.deadline = (deadline < now + FAR).then_some(deadline);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+enum Step {
+    Sent,
+    Event(DtlsEvent),
+    Ignored,
+    Done(Instant),
+}
+
+fn drain_one(session: &mut dimpl::Dtls, room: &mut [u8]) -> (Option<usize>, Step) {
+    debug_assert!(room.len() >= RECORD_BUFFER);
+    match session.poll_output(room) {
+        dimpl::Output::Packet(packet) => (Some(packet.len()), Step::Sent),
+        dimpl::Output::ApplicationData(data) => (None, Step::Event(DtlsEvent::Data(Bytes::copy_from_slice(data)))),
+        dimpl::Output::PeerCert(der) => (None, Step::Event(DtlsEvent::PeerCertificate(Fingerprint::of_der(der)))),
+        dimpl::Output::Connected => (None, Step::Event(DtlsEvent::Connected)),
+        dimpl::Output::CloseNotify => (None, Step::Event(DtlsEvent::Closed)),
+        dimpl::Output::Timeout(deadline) => (None, Step::Done(deadline)),
+        dimpl::Output::BufferTooSmall { needed } => drain_large(session, needed),
+        // Keying material for SRTP: this endpoint carries data only.
+        _ => (None, Step::Ignored),
+    }
+}
+
+/// A record larger than a slot; only a peer that ignores every path limit sends one.
+fn drain_large(session: &mut dimpl::Dtls, needed: usize) -> (Option<usize>, Step) {
+    let mut buffer = vec![0; needed.min(1 << 16)];
+    match session.poll_output(&mut buffer) {
+        dimpl::Output::ApplicationData(data) => (None, Step::Event(DtlsEvent::Data(Bytes::copy_from_slice(data)))),
+        dimpl::Output::PeerCert(der) => (None, Step::Event(DtlsEvent::PeerCertificate(Fingerprint::of_der(der)))),
+        dimpl::Output::Timeout(deadline) => (None, Step::Done(deadline)),
+        _ => (None, Step::Ignored),
+    }
+}
+
+fn fatal(error: dimpl::Error) -> DtlsError {
+    DtlsError(error.to_string())
+}

@@ -1,0 +1,445 @@
+//! The driver's table of connections and their streams: moves data between the core and the shared halves.
+//!
+//! Owned by the driver, which calls it for every entry of the ready list and every event of the core. It owns the
+//! bytes on their way from a writer to the core. When to call it, and the network, are the driver's matter.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tracing::Span;
+
+use super::{
+    super::{
+        Stream,
+        shared::{ConnectionShared, Next, Opening, SocketShared, StreamShared, Wakes},
+    },
+    Incoming, Pending,
+};
+use crate::proto::{
+    ChannelId, CloseReason, ConnectionId, Dial, Endpoint, Event, Read, Side, Write,
+    credentials::IceVersion, fingerprint::Fingerprint,
+};
+
+/// All connections of one socket that have, or had, a handle.
+pub(super) struct Table {
+    socket: Arc<SocketShared>,
+    connections: HashMap<ConnectionId, Entry>,
+    /// How many of them are not closing yet.
+    live: usize,
+}
+
+/// One connection.
+struct Entry {
+    shared: Arc<ConnectionShared>,
+    remote: SocketAddr,
+    /// Those that have a handle.
+    streams: BTreeMap<ChannelId, StreamEntry>,
+    /// An outbound stream was asked for and the core has no id for it.
+    open_waiting: bool,
+    /// We have asked the core to close it.
+    closing: bool,
+    span: Span,
+}
+
+/// One stream.
+struct StreamEntry {
+    shared: Arc<StreamShared>,
+    /// Taken from the writer; the first `written` bytes are in the core.
+    out: Vec<u8>,
+    written: usize,
+    /// The core takes no more until it reports.
+    blocked: bool,
+}
+
+impl Table {
+    pub(super) fn new(socket: Arc<SocketShared>) -> Self {
+        Self {
+            socket,
+            connections: HashMap::new(),
+            live: 0,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+    }
+
+    /// Are all connections, if any, on their way out?
+    pub(super) fn is_closing(&self) -> bool {
+        self.live == 0
+    }
+
+    fn insert(
+        &mut self,
+        id: ConnectionId,
+        shared: Arc<ConnectionShared>,
+        remote: SocketAddr,
+        side: Side,
+    ) {
+        let span = tracing::debug_span!("connection", id = id.0, %remote, ?side);
+        self.live += 1;
+        let entry = Entry {
+            shared,
+            remote,
+            streams: BTreeMap::new(),
+            open_waiting: false,
+            closing: false,
+            span,
+        };
+        self.connections.insert(id, entry);
+    }
+
+    /// Starts a connection for `shared`.
+    pub(super) fn dial(
+        &mut self,
+        endpoint: &mut Endpoint,
+        now: Instant,
+        dial: Dial,
+        shared: Arc<ConnectionShared>,
+        wakes: &mut Wakes,
+    ) {
+        if shared.is_released() {
+            return;
+        }
+        let remote = dial.remote;
+        let id = endpoint.dial(now, dial);
+        shared.assign(id);
+        self.insert(id, shared, remote, Side::Dialer);
+        // What was asked for while it had no id.
+        self.visit_connection(endpoint, now, id, wakes);
+    }
+
+    /// Does what the handle of a connection asks for.
+    pub(super) fn visit_connection(
+        &mut self,
+        endpoint: &mut Endpoint,
+        now: Instant,
+        id: ConnectionId,
+        wakes: &mut Wakes,
+    ) {
+        let Some(entry) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let asks = entry.shared.take_asks();
+        if asks.authenticated {
+            endpoint.authenticated(now, id);
+        }
+        if asks.open {
+            entry.open(endpoint, now, id, wakes);
+        }
+        if asks.close && !entry.closing {
+            entry.closing = true;
+            self.live -= 1;
+            entry.span.in_scope(|| tracing::debug!("closing"));
+            endpoint.close(now, id);
+        }
+    }
+
+    /// Does what the handle of a stream asks for and moves its bytes. The round-trip time, as a sample, when the stream
+    /// is given up.
+    pub(super) fn visit_stream(
+        &mut self,
+        endpoint: &mut Endpoint,
+        now: Instant,
+        (id, channel): (ConnectionId, ChannelId),
+        wakes: &mut Wakes,
+    ) -> Option<Duration> {
+        let entry = self.connections.get_mut(&id)?;
+        let stream = entry.streams.get_mut(&channel)?;
+        let asks = stream.shared.take_asks();
+        if asks.accepted {
+            endpoint.accepted(id, channel);
+        }
+        if asks.stop {
+            endpoint.stop(now, id, channel);
+        }
+        if asks.reset {
+            stream.out = Vec::new();
+            stream.written = 0;
+            endpoint.reset(now, id, channel);
+        }
+        if asks.detach {
+            entry.streams.remove(&channel);
+            discard(endpoint, now, id, channel);
+            return None;
+        }
+        if asks.release {
+            entry.streams.remove(&channel);
+            endpoint.release(now, id, channel);
+            return endpoint.path_stats(id).and_then(|stats| stats.rtt);
+        }
+        if asks.read {
+            stream.pump_read(endpoint, now, id, channel, wakes);
+        }
+        if !stream.blocked {
+            stream.pump_write(endpoint, now, id, channel, wakes);
+        }
+        None
+    }
+
+    /// Passes on what the core reports.
+    pub(super) fn handle_event(
+        &mut self,
+        endpoint: &mut Endpoint,
+        now: Instant,
+        id: ConnectionId,
+        event: Event,
+        wakes: &mut Wakes,
+    ) {
+        if let Event::Incoming { remote, local_ip } = event {
+            self.incoming(id, remote, local_ip, wakes);
+            return;
+        }
+        let Some(entry) = self.connections.get_mut(&id) else {
+            return;
+        };
+        match event {
+            Event::Incoming { .. } => {}
+            Event::Ready {
+                remote_fingerprint,
+                version,
+            } => entry.ready(endpoint, now, id, (remote_fingerprint, version), wakes),
+            Event::ChannelOpened(channel) => {
+                let stream = entry.add_stream(endpoint, now, id, channel, wakes);
+                entry.shared.push_inbound(stream, wakes);
+            }
+            Event::OpenPossible => {
+                if entry.open_waiting {
+                    entry.open(endpoint, now, id, wakes);
+                }
+            }
+            Event::ChannelReadable(channel) => {
+                if let Some(stream) = entry.streams.get_mut(&channel) {
+                    stream.pump_read(endpoint, now, id, channel, wakes);
+                } else if channel == ChannelId::HANDSHAKE {
+                    discard(endpoint, now, id, channel);
+                }
+            }
+            Event::ChannelWritable(channel) => {
+                if let Some(stream) = entry.streams.get_mut(&channel) {
+                    stream.unblock(endpoint, now, id, channel, wakes);
+                }
+            }
+            Event::ChannelClosed(channel) => {
+                if let Some(stream) = entry.streams.get_mut(&channel) {
+                    stream.pump_read(endpoint, now, id, channel, wakes);
+                    stream.unblock(endpoint, now, id, channel, wakes);
+                }
+            }
+            Event::AddressChanged(address) => {
+                entry.remote = address;
+                entry
+                    .span
+                    .in_scope(|| tracing::debug!(%address, "the peer has a new address"));
+                entry.shared.set_address(address, wakes);
+            }
+            Event::Closed(reason) => self.closed(id, reason, wakes),
+        }
+    }
+
+    fn incoming(
+        &mut self,
+        id: ConnectionId,
+        remote: SocketAddr,
+        local_ip: Option<std::net::IpAddr>,
+        wakes: &mut Wakes,
+    ) {
+        let shared = ConnectionShared::new(Arc::clone(&self.socket), Some(id));
+        self.insert(id, Arc::clone(&shared), remote, Side::Listener);
+        let incoming = Incoming {
+            pending: Pending::new(shared, None),
+            remote,
+            local_ip,
+        };
+        self.socket.push_incoming(incoming, wakes);
+    }
+
+    fn closed(&mut self, id: ConnectionId, reason: CloseReason, wakes: &mut Wakes) {
+        if let Some(entry) = self.connections.remove(&id) {
+            if !entry.closing {
+                self.live -= 1;
+            }
+            entry.close(reason, wakes);
+        }
+    }
+
+    /// The driver ends: nobody may wait for it.
+    pub(super) fn close_all(&mut self, wakes: &mut Wakes) {
+        self.live = 0;
+        for (_, entry) in self.connections.drain() {
+            entry.close(CloseReason::Local, wakes);
+        }
+    }
+}
+
+/// Reads away what comes on a channel that was detached, so that it holds nothing up.
+fn discard(endpoint: &mut Endpoint, now: Instant, id: ConnectionId, channel: ChannelId) {
+    while let Read::Data(_) = endpoint.read(now, id, channel) {}
+}
+
+impl Entry {
+    /// Makes both halves of a stream.
+    fn add_stream(
+        &mut self,
+        endpoint: &mut Endpoint,
+        now: Instant,
+        id: ConnectionId,
+        channel: ChannelId,
+        wakes: &mut Wakes,
+    ) -> Stream {
+        let shared = StreamShared::new(Arc::clone(&self.shared), id, channel);
+        let handle = Stream::new(Arc::clone(&shared));
+        let mut stream = StreamEntry {
+            shared,
+            out: Vec::new(),
+            written: 0,
+            blocked: false,
+        };
+        // What is there already, and from then on the core reports.
+        stream.pump_read(endpoint, now, id, channel, wakes);
+        self.streams.insert(channel, stream);
+        handle
+    }
+
+    fn ready(
+        &mut self,
+        endpoint: &mut Endpoint,
+        now: Instant,
+        id: ConnectionId,
+        (remote_fingerprint, version): (Fingerprint, IceVersion),
+        wakes: &mut Wakes,
+    ) {
+        self.span
+            .in_scope(|| tracing::debug!(?version, "ready for Noise"));
+        let handshake = self.add_stream(endpoint, now, id, ChannelId::HANDSHAKE, wakes);
+        let opening = Opening {
+            handshake,
+            remote_fingerprint,
+            version,
+            remote: self.remote,
+        };
+        self.shared.set_ready(opening, wakes);
+    }
+
+    /// Opens the outbound stream that was asked for, now or when the core has an id for it.
+    fn open(&mut self, endpoint: &mut Endpoint, now: Instant, id: ConnectionId, wakes: &mut Wakes) {
+        let channel = endpoint.open(now, id);
+        self.open_waiting = channel.is_none();
+        if let Some(channel) = channel {
+            let stream = self.add_stream(endpoint, now, id, channel, wakes);
+            self.shared.set_opened(stream, wakes);
+        }
+    }
+
+    /// Tells all handles. The connection first: streams ask it for the reason.
+    fn close(self, reason: CloseReason, wakes: &mut Wakes) {
+        self.span
+            .in_scope(|| tracing::debug!(%reason, "connection closed"));
+        self.shared.close(reason, wakes);
+        for stream in self.streams.values() {
+            stream.shared.close(wakes);
+        }
+    }
+}
+
+impl StreamEntry {
+    fn pump_read(
+        &mut self,
+        endpoint: &mut Endpoint,
+        now: Instant,
+        id: ConnectionId,
+        channel: ChannelId,
+        wakes: &mut Wakes,
+    ) {
+        self.shared.fill(wakes, || endpoint.read(now, id, channel));
+    }
+
+    /// The core takes data again, or never will.
+    fn unblock(
+        &mut self,
+        endpoint: &mut Endpoint,
+        now: Instant,
+        id: ConnectionId,
+        channel: ChannelId,
+        wakes: &mut Wakes,
+    ) {
+        self.blocked = false;
+        // With nothing to write, an empty write tells whether the direction is still open.
+        if !self.is_pending() && !self.write(endpoint, now, id, channel, wakes) {
+            return;
+        }
+        self.pump_write(endpoint, now, id, channel, wakes);
+    }
+
+    /// Are there bytes that the core has not taken?
+    fn is_pending(&self) -> bool {
+        self.written < self.out.len()
+    }
+
+    /// Moves the writer's bytes to the core until one of them has no more, or no room.
+    fn pump_write(
+        &mut self,
+        endpoint: &mut Endpoint,
+        now: Instant,
+        id: ConnectionId,
+        channel: ChannelId,
+        wakes: &mut Wakes,
+    ) {
+        loop {
+            let next = self
+                .shared
+                .advance(&mut self.out, &mut self.written, self.blocked, wakes);
+            match next {
+                Next::Write => {
+                    if !self.write(endpoint, now, id, channel, wakes) {
+                        return;
+                    }
+                }
+                Next::Finish => {
+                    endpoint.finish(now, id, channel);
+                    self.shared.finished(wakes);
+                    return;
+                }
+                Next::Wait => return,
+            }
+        }
+    }
+
+    /// Offers the rest of `out` to the core. False when it will never take more.
+    fn write(
+        &mut self,
+        endpoint: &mut Endpoint,
+        now: Instant,
+        id: ConnectionId,
+        channel: ChannelId,
+        wakes: &mut Wakes,
+    ) -> bool {
+        let rest = &self.out[self.written..];
+        match endpoint.write(now, id, channel, rest) {
+            Write::Accepted(n) => {
+                self.blocked = n < rest.len();
+                self.written += n;
+                true
+            }
+            Write::Stopped => {
+                self.shared.write_stopped(wakes);
+                self.give_up();
+                false
+            }
+            Write::Closed => {
+                self.shared.write_closed(wakes);
+                self.give_up();
+                false
+            }
+        }
+    }
+
+    fn give_up(&mut self) {
+        self.out = Vec::new();
+        self.written = 0;
+    }
+}

@@ -1,0 +1,322 @@
+//! One listener: its socket, the addresses it announces, the connections that arrive.
+//!
+//! Owned by the transport as a stream of [`ListenerEvent`]s. A wildcard address is announced as the addresses of all
+//! network interfaces and kept current; a concrete one is announced as it is. Removing a listener ends the announced
+//! addresses and the acceptance of new connections; its existing connections keep the socket.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    net::{IpAddr, SocketAddr, UdpSocket},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use futures::{Stream, ready};
+use if_watch::{IfEvent, tokio::IfWatcher};
+use libp2p_core::{
+    Multiaddr,
+    transport::{ListenerId, TransportEvent},
+};
+
+use crate::transport::{
+    addr::{listen_addr, remote_addr},
+    connecting::Connecting,
+    dialer::{Dialed, SocketFactory},
+    driver::SocketHandle,
+    error::Error,
+};
+
+/// What a listener reports to the transport.
+#[derive(Debug)]
+pub(crate) enum ListenerEvent {
+    /// Passed on as it is; never `TransportEvent::Incoming`.
+    Event(TransportEvent<Connecting, Error>),
+    /// A connection arrived; the transport decides whether it answers a hole punch.
+    Incoming(IncomingConnection),
+}
+
+/// A connection that arrived at a listener.
+#[derive(Debug)]
+pub(crate) struct IncomingConnection {
+    pub(crate) listener_id: ListenerId,
+    pub(crate) connecting: Connecting,
+    pub(crate) remote: SocketAddr,
+    pub(crate) local_addr: Multiaddr,
+}
+
+impl From<IncomingConnection> for TransportEvent<Connecting, Error> {
+    fn from(incoming: IncomingConnection) -> Self {
+        Self::Incoming {
+            listener_id: incoming.listener_id,
+            upgrade: incoming.connecting,
+            local_addr: incoming.local_addr,
+            send_back_addr: remote_addr(incoming.remote),
+        }
+    }
+}
+
+/// See the module's documentation.
+pub(crate) struct Listener {
+    id: ListenerId,
+    socket: SocketHandle,
+    factory: Arc<SocketFactory>,
+    /// Reports the interfaces; only for a wildcard address.
+    watcher: Option<IfWatcher>,
+    /// Addresses announced and not expired.
+    announced: BTreeSet<IpAddr>,
+    /// Events to report before anything else.
+    events: VecDeque<TransportEvent<Connecting, Error>>,
+    closed: bool,
+    /// Wakes the task that polls us when `close` is called from elsewhere.
+    waker: Option<Waker>,
+    dialed: Dialed,
+}
+
+impl Listener {
+    /// Binds `addr` and starts to accept.
+    ///
+    /// # Errors
+    /// See [`SocketFactory::bind`]; also when the system gives no list of interfaces.
+    pub(crate) fn bind(
+        id: ListenerId,
+        addr: SocketAddr,
+        factory: Arc<SocketFactory>,
+    ) -> Result<Self, Error> {
+        let socket = factory.bind(addr, true)?;
+        let mut listener = Self {
+            id,
+            socket,
+            factory,
+            watcher: None,
+            announced: BTreeSet::new(),
+            events: VecDeque::new(),
+            closed: false,
+            waker: None,
+            dialed: Dialed::default(),
+        };
+        let bound = listener.socket.local_addr();
+        if bound.ip().is_unspecified() {
+            listener.watcher = Some(IfWatcher::new()?);
+        } else {
+            listener.announce(bound.ip());
+        }
+        Ok(listener)
+    }
+
+    /// The listener's name.
+    pub(crate) fn id(&self) -> ListenerId {
+        self.id
+    }
+
+    /// A handle to the socket, for dialing and hole punching.
+    pub(crate) fn socket(&self) -> &SocketHandle {
+        &self.socket
+    }
+
+    /// Notes a dial of `remote` from this socket; false if another socket must be taken.
+    pub(crate) fn claim(&mut self, remote: SocketAddr) -> bool {
+        self.dialed.claim(remote)
+    }
+
+    /// Would packets to `remote` leave from the address that this listener is bound to?
+    pub(crate) fn reaches(&self, remote: SocketAddr) -> bool {
+        !self.closed && fits(self.socket.local_addr().ip(), remote)
+    }
+
+    /// Stops accepting, expires all addresses and ends the stream. Existing connections live on. False if that was done
+    /// before.
+    pub(crate) fn close(&mut self) -> bool {
+        if std::mem::replace(&mut self.closed, true) {
+            return false;
+        }
+        self.watcher = None;
+        self.socket.set_accept_incoming(false);
+        for ip in std::mem::take(&mut self.announced) {
+            let expired = self.expired(ip);
+            self.events.push_back(expired);
+        }
+        self.events.push_back(TransportEvent::ListenerClosed {
+            listener_id: self.id,
+            reason: Ok(()),
+        });
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+        true
+    }
+
+    /// Queues the announcement of a new address.
+    fn announce(&mut self, ip: IpAddr) {
+        if self.announced.insert(ip) {
+            self.events.push_back(TransportEvent::NewAddress {
+                listener_id: self.id,
+                listen_addr: self.address(ip),
+            });
+        }
+    }
+
+    /// The dialable form of one of our addresses.
+    fn address(&self, ip: IpAddr) -> Multiaddr {
+        let addr = SocketAddr::new(ip, self.socket.local_addr().port());
+        listen_addr(addr, &[self.factory.config.certificate.fingerprint()])
+    }
+
+    fn expired(&self, ip: IpAddr) -> TransportEvent<Connecting, Error> {
+        TransportEvent::AddressExpired {
+            listener_id: self.id,
+            listen_addr: self.address(ip),
+        }
+    }
+
+    /// Queues what has changed on the interfaces.
+    fn poll_interfaces(&mut self, cx: &mut Context<'_>) {
+        while let Some(watcher) = &mut self.watcher {
+            let Poll::Ready(event) = watcher.poll_if_event(cx) else {
+                return;
+            };
+            match event {
+                Ok(IfEvent::Up(net)) if is_announced(self.socket.local_addr(), net.addr()) => {
+                    self.announce(net.addr());
+                }
+                Ok(IfEvent::Down(net)) if self.announced.remove(&net.addr()) => {
+                    let expired = self.expired(net.addr());
+                    self.events.push_back(expired);
+                }
+                Ok(IfEvent::Up(_) | IfEvent::Down(_)) => {}
+                Err(error) => {
+                    // The watcher would repeat it for ever. The addresses stay as they were last known.
+                    self.watcher = None;
+                    self.events.push_back(TransportEvent::ListenerError {
+                        listener_id: self.id,
+                        error: error.into(),
+                    });
+                }
+            }
+        }
+    }
+
+    fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<IncomingConnection> {
+        let incoming = ready!(self.socket.poll_incoming(cx));
+        let bound = self.socket.local_addr();
+        let local_ip = incoming.local_ip.unwrap_or_else(|| bound.ip());
+        Poll::Ready(IncomingConnection {
+            listener_id: self.id,
+            connecting: Connecting::inbound(Arc::clone(&self.factory.config), incoming.pending),
+            remote: incoming.remote,
+            local_addr: remote_addr(SocketAddr::new(local_ip, bound.port())),
+        })
+    }
+}
+
+impl Stream for Listener {
+    type Item = ListenerEvent;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_interfaces(cx);
+        if let Some(event) = self.events.pop_front() {
+            return Poll::Ready(Some(ListenerEvent::Event(event)));
+        }
+        if self.closed {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(incoming) = self.poll_incoming(cx) {
+            return Poll::Ready(Some(ListenerEvent::Incoming(incoming)));
+        }
+        self.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.socket.set_accept_incoming(false);
+    }
+}
+
+/// Is an interface address announced for a wildcard socket?
+///
+/// Link-local IPv6 addresses are not: they need a zone, which a multiaddress of this transport cannot carry.
+fn is_announced(bound: SocketAddr, ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(_) => bound.is_ipv4(),
+        IpAddr::V6(ip) => bound.is_ipv6() && !ip.is_unicast_link_local(),
+    }
+}
+
+/// May a socket bound to `bound` dial `remote`?
+///
+/// A wildcard socket may dial everything of its family, one on a loopback address only loopback addresses. Any other is
+/// taken where the system would choose the same source address.
+fn fits(bound: IpAddr, remote: SocketAddr) -> bool {
+    if bound.is_ipv4() != remote.is_ipv4() {
+        return false;
+    }
+    if bound.is_unspecified() {
+        return true;
+    }
+    if bound.is_loopback() || remote.ip().is_loopback() {
+        return bound.is_loopback() && remote.ip().is_loopback();
+    }
+    route_source(remote) == Some(bound)
+}
+
+/// The source address that the system's routes choose for `remote`. Connecting a UDP socket sends nothing.
+fn route_source(remote: SocketAddr) -> Option<IpAddr> {
+    let any: SocketAddr = match remote {
+        SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
+        SocketAddr::V6(_) => ([0u16; 8], 0).into(),
+    };
+    let probe = UdpSocket::bind(any).ok()?;
+    probe.connect(remote).ok()?;
+    Some(probe.local_addr().ok()?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn addr(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn announces_addresses_of_its_family_only() {
+        assert!(is_announced(addr("0.0.0.0:1"), ip("192.0.2.1")));
+        assert!(is_announced(addr("0.0.0.0:1"), ip("127.0.0.1")));
+        assert!(!is_announced(addr("0.0.0.0:1"), ip("::1")));
+        assert!(is_announced(addr("[::]:1"), ip("2001:db8::1")));
+        assert!(!is_announced(addr("[::]:1"), ip("192.0.2.1")));
+    }
+
+    #[test]
+    fn does_not_announce_link_local_addresses() {
+        assert!(!is_announced(addr("[::]:1"), ip("fe80::1")));
+    }
+
+    #[test]
+    fn a_wildcard_socket_dials_its_family() {
+        assert!(fits(ip("0.0.0.0"), addr("192.0.2.1:1")));
+        assert!(fits(ip("0.0.0.0"), addr("127.0.0.1:1")));
+        assert!(!fits(ip("0.0.0.0"), addr("[::1]:1")));
+        assert!(fits(ip("::"), addr("[::1]:1")));
+    }
+
+    #[test]
+    fn a_loopback_socket_dials_loopback_only() {
+        assert!(fits(ip("127.0.0.1"), addr("127.0.0.1:1")));
+        assert!(!fits(ip("127.0.0.1"), addr("192.0.2.1:1")));
+        assert!(!fits(ip("::1"), addr("127.0.0.1:1")));
+    }
+
+    #[test]
+    fn another_socket_dials_no_loopback_and_nothing_routed_elsewhere() {
+        // 240.0.0.0/4 is reserved: no interface has it.
+        assert!(!fits(ip("240.0.0.1"), addr("127.0.0.1:1")));
+        assert!(!fits(ip("240.0.0.1"), addr("192.0.2.2:1")));
+    }
+}

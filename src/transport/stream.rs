@@ -1,0 +1,131 @@
+//! [`Stream`]: a libp2p stream to the user, a data channel below.
+//!
+//! It is one handle on [`StreamShared`], which does the work together with the driver. What an
+//! [`io::ErrorKind`] means is listed here; the states of the two directions are the core's matter.
+
+use std::{
+    fmt, io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures::{AsyncRead, AsyncWrite};
+
+use super::shared::StreamShared;
+use crate::{ConnectionError, proto::CloseReason};
+
+/// An ordered, reliable stream of bytes in both directions, each of which is closed on its own.
+///
+/// * Writing copies into a bounded buffer. `flush` waits until SCTP has taken everything, `close` until the end of the
+///   stream was handed over too; neither waits for the peer to acknowledge. Closing again is fine.
+/// * Reading at the end of the stream yields zero bytes, as often as it is asked.
+/// * Dropping a stream that was not closed resets it: the peer sees an error, not an end.
+///
+/// A stream that is not read holds up the others of its connection when its share of the receive window is used up:
+/// SCTP has one window for all of them. Read, or drop the stream.
+///
+/// | what happened | reading | writing, flushing | closing |
+/// | --- | --- | --- | --- |
+/// | the peer closed its direction | buffered bytes, then 0 | goes on | goes on |
+/// | the peer reset the stream | buffered bytes, then `ConnectionReset` | `ConnectionReset` | `ConnectionReset`, `Ok` if closed before |
+/// | the peer will not read on (STOP_SENDING) | goes on | `BrokenPipe` | `Ok` |
+/// | this side closed | goes on | writing `BrokenPipe`, flushing `Ok` | `Ok` |
+/// | this side reset or stopped it | `BrokenPipe` | `ConnectionReset` after a reset | `ConnectionReset` after a reset, `Ok` if closed before |
+/// | the connection ended | buffered bytes, then the error of the connection | the error of the connection | the same, `Ok` if closed before |
+pub struct Stream {
+    shared: Arc<StreamShared>,
+}
+
+impl Stream {
+    pub(crate) fn new(shared: Arc<StreamShared>) -> Self {
+        Self { shared }
+    }
+
+    pub(super) fn shared(&self) -> &StreamShared {
+        &self.shared
+    }
+
+    /// Gives the stream up without a word to the peer; what still comes is discarded. For the handshake channel.
+    pub(super) fn detach(self) {
+        self.shared.detach();
+    }
+
+    /// Abandons both directions at once. The peer sees an error, even if it has not read everything yet.
+    pub fn reset(&mut self) {
+        self.shared.reset();
+    }
+
+    /// Tells the peer that nobody will read on, so that it stops sending. Writing is not affected.
+    pub fn stop_reading(&mut self) {
+        self.shared.stop();
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        self.shared.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.shared.poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shared.poll_flush(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shared.poll_close(cx)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.shared.release();
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").finish_non_exhaustive()
+    }
+}
+
+/// What a stream reports when its connection has ended. The [`ConnectionError`] is inside.
+///
+/// | reason | kind |
+/// | --- | --- |
+/// | this side closed the connection | `NotConnected` |
+/// | the peer closed it, or made a new one from the same address | `ConnectionReset` |
+/// | the peer fell silent, the set-up took too long | `TimedOut` |
+/// | nobody listens there | `ConnectionRefused` |
+/// | wrong certificate | `PermissionDenied` |
+/// | the socket has a connection to that address already | `AddrInUse` |
+/// | the peer broke the protocol | `InvalidData` |
+/// | the engine gave up | `ConnectionAborted` |
+impl From<CloseReason> for io::Error {
+    fn from(reason: CloseReason) -> Self {
+        let kind = match reason {
+            CloseReason::Local => io::ErrorKind::NotConnected,
+            CloseReason::Remote | CloseReason::Replaced => io::ErrorKind::ConnectionReset,
+            CloseReason::TimedOut | CloseReason::HandshakeTimedOut(_) => io::ErrorKind::TimedOut,
+            CloseReason::Refused => io::ErrorKind::ConnectionRefused,
+            CloseReason::CertificateMismatch => io::ErrorKind::PermissionDenied,
+            CloseReason::AddressInUse => io::ErrorKind::AddrInUse,
+            CloseReason::Misbehaved(_) => io::ErrorKind::InvalidData,
+            CloseReason::Engine(_) => io::ErrorKind::ConnectionAborted,
+        };
+        Self::new(kind, ConnectionError::from(reason))
+    }
+}

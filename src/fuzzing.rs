@@ -4,6 +4,8 @@
 //! that `tests/fuzz_corpus.rs` can replay the committed samples. A function panics if the parser breaks a promise;
 //! that bytes are refused is no failure. Nothing else calls this module and it is no part of the API.
 
+mod endpoint;
+
 use bytes::{Bytes, BytesMut};
 use libp2p_core::Multiaddr;
 
@@ -18,6 +20,11 @@ use crate::{
 
 /// Limit of the frame decoder under test: small, so that short inputs reach it.
 const MAX_FRAME_LEN: usize = 4096;
+
+/// Datagrams and calls into two endpoints with a live connection between them.
+pub fn endpoint(data: &[u8]) {
+    endpoint::run(data);
+}
 
 /// A datagram that may be a STUN message.
 pub fn stun(data: &[u8]) {

@@ -1,7 +1,8 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
-#[expect(dead_code, reason = "the core is being written")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod proto;
 mod transport;
 

@@ -91,7 +91,9 @@ pub(crate) struct Channel {
     pub(crate) link: Link,
     /// The application's handle is gone.
     pub(crate) released: bool,
-    /// Nobody was told about it yet (inbound, not accepted).
+    /// The application was told of it; before that there are no events about it.
+    pub(crate) announced: bool,
+    /// The application has not taken it yet (inbound).
     pub(crate) unaccepted: bool,
     /// `read` said `Blocked`: the next news is an event.
     pub(crate) reader_waits: bool,
@@ -126,6 +128,7 @@ impl Channel {
             receive: ReceiveHalf::Open,
             link: Link::Open,
             released: false,
+            announced: true,
             unaccepted: false,
             reader_waits: true,
             writer_waits: false,
@@ -146,7 +149,11 @@ impl Channel {
 
     /// A channel of which a message came, but no OPEN yet.
     pub(crate) fn early(id: ChannelId, max_frame: usize) -> Self {
-        Self { link: Link::Early, ..Self::open(id, max_frame) }
+        Self {
+            link: Link::Early,
+            announced: false,
+            ..Self::open(id, max_frame)
+        }
     }
 
     /// The peer's OPEN arrived. Messages from before it are decoded now.
@@ -177,7 +184,10 @@ impl Channel {
     fn keep_early(&mut self, message: Bytes) -> Reaction {
         let held: usize = self.early.iter().map(Bytes::len).sum();
         if self.early.len() >= MAX_EARLY_MESSAGES || held + message.len() > MAX_EARLY_BYTES {
-            return Reaction { reset: true, ..Reaction::default() };
+            return Reaction {
+                reset: true,
+                ..Reaction::default()
+            };
         }
         self.early.push(message);
         Reaction::default()
@@ -198,7 +208,12 @@ impl Channel {
             match self.decoder.next_frame() {
                 Ok(Some(frame)) => reaction.merge(self.on_frame(frame)),
                 Ok(None) => return reaction,
-                Err(_) => return Reaction { reset: true, ..reaction },
+                Err(_) => {
+                    return Reaction {
+                        reset: true,
+                        ..reaction
+                    };
+                }
             }
         }
     }
@@ -222,7 +237,10 @@ impl Channel {
     }
 
     fn on_fin(&mut self) -> Reaction {
-        let mut reaction = Reaction { fin_received: true, ..Reaction::default() };
+        let mut reaction = Reaction {
+            fin_received: true,
+            ..Reaction::default()
+        };
         match self.receive {
             ReceiveHalf::Open => {
                 self.receive = ReceiveHalf::Finished;
@@ -253,7 +271,10 @@ impl Channel {
 
     /// RESET by the peer ends both halves, as go, js and rust-libp2p have it.
     pub(crate) fn on_reset(&mut self, code: Option<u32>) -> Reaction {
-        let mut reaction = Reaction { send_changed: self.move_send(SendHalf::Reset), ..Reaction::default() };
+        let mut reaction = Reaction {
+            send_changed: self.move_send(SendHalf::Reset),
+            ..Reaction::default()
+        };
         if matches!(self.receive, ReceiveHalf::Open | ReceiveHalf::Discarding) {
             self.receive = ReceiveHalf::Reset(code);
             self.drop_received();
@@ -329,9 +350,17 @@ impl Channel {
         self.received_len
     }
 
+    /// Whether the application wants to hear about it.
+    pub(crate) fn has_listener(&self) -> bool {
+        self.announced && !self.released
+    }
+
     /// Neither side will send on it any more: the data channel can be closed.
     pub(crate) fn is_done(&self) -> bool {
-        let sent = matches!(self.send, SendHalf::Closed | SendHalf::Stopped | SendHalf::Reset);
+        let sent = matches!(
+            self.send,
+            SendHalf::Closed | SendHalf::Stopped | SendHalf::Reset
+        );
         let received = match self.receive {
             ReceiveHalf::Finished | ReceiveHalf::Reset(_) => true,
             ReceiveHalf::Discarding => self.released,

@@ -22,18 +22,25 @@ use self::handshake::Unproven;
 use super::{
     channel::Channel,
     config::Limits,
-    contact::PeerCredentials,
+    contact::{Checked, MAX_ANSWER, PeerCredentials},
     engine::{
         dtls::{Dtls, DtlsContext, Path},
         sctp::{Sctp, SctpLimits},
     },
     error::{CloseReason, DropReason, EngineError, Phase},
-    event::{ChannelId, ConnectionId, Counters, Dial, Event, HandshakePhase, PathStats, Side},
+    event::{ChannelId, Counters, Dial, Event, HandshakePhase, PathStats, Side},
     fingerprint::Fingerprint,
     outbox::Outbox,
     prober::Prober,
     stun::{BindingRequest, BindingResponse},
 };
+
+/// How long an address without checks is kept: as long as consent lasts (RFC 7675 section 5.1).
+const ADDRESS_LIFETIME: Duration = Duration::from_secs(30);
+
+/// The peer has as many addresses as it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooManyAddresses;
 
 /// What a connection needs of its endpoint while it works.
 pub(crate) struct Context<'a> {
@@ -62,7 +69,6 @@ enum Ice {
 
 /// One connection.
 pub(crate) struct Connection {
-    id: ConnectionId,
     side: Side,
     remote: SocketAddr,
     origin: SocketAddr,
@@ -82,14 +88,14 @@ pub(crate) struct Connection {
     closing: Option<Instant>,
     ended: Option<CloseReason>,
     goodbye: Vec<u8>,
-    /// Other addresses of the peer (listener).
-    addresses: Vec<SocketAddr>,
+    /// Other addresses of the peer (listener) and when it last checked from there.
+    addresses: Vec<(SocketAddr, Instant)>,
     events: VecDeque<Event>,
     channels: BTreeMap<u16, Channel>,
     /// Channels whose data channel is gone while the application still holds the handle.
     detached: BTreeMap<ChannelId, Channel>,
     unaccepted: usize,
-    early_opened: Vec<u16>,
+    early_opened: Vec<ChannelId>,
     generation: u32,
     next_stream: u32,
     free_streams: VecDeque<u16>,
@@ -100,7 +106,6 @@ pub(crate) struct Connection {
     writers: VecDeque<u16>,
     channel_timers: BTreeSet<(Instant, u16)>,
     stall_check: Option<Instant>,
-    closing_streams: usize,
     counted_retransmissions: u64,
 }
 
@@ -121,31 +126,43 @@ struct Setup {
 
 impl Connection {
     /// A dial; the first check and the ClientHello leave with the next [`Self::process`].
-    pub(crate) fn dialer(id: ConnectionId, dial: Dial, dtls: &DtlsContext, cx: &mut Context<'_>) -> Self {
+    pub(crate) fn dialer(dial: Dial, dtls: &DtlsContext, cx: &mut Context<'_>) -> Self {
         let prober = Prober::new(dial.policy, cx.limits.keepalive_interval, cx.rng, cx.now);
         let dtls = Dtls::dialer(dtls, cx.now);
-        let mut this = Self::new(id, Side::Dialer, dial.remote, None, Ice::Prober(Box::new(prober)), dtls, cx);
-        this.setup = Some(Box::new(Setup { fingerprints: dial.fingerprints, ..Setup::default() }));
+        let mut this = Self::new(
+            Side::Dialer,
+            dial.remote,
+            None,
+            Ice::Prober(Box::new(prober)),
+            dtls,
+            cx,
+        );
+        this.setup = Some(Box::new(Setup {
+            fingerprints: dial.fingerprints,
+            ..Setup::default()
+        }));
         this
     }
 
-    /// An inbound connection whose ClientHello came; `received` bytes came from the address so far.
-    pub(crate) fn listener(
-        id: ConnectionId,
-        path: Path,
-        credentials: PeerCredentials,
-        received: usize,
-        dtls: Dtls,
-        cx: &mut Context<'_>,
-    ) -> Self {
-        let mut this = Self::new(id, Side::Listener, path.remote, path.local_ip, Ice::Lite(credentials), dtls, cx);
+    /// An inbound connection whose ClientHello came from a checked address.
+    pub(crate) fn listener(path: Path, checked: Checked, dtls: Dtls, cx: &mut Context<'_>) -> Self {
+        let mut this = Self::new(
+            Side::Listener,
+            path.remote,
+            path.local_ip,
+            Ice::Lite(checked.credentials),
+            dtls,
+            cx,
+        );
         this.phase = Phase::Dtls;
-        this.setup = Some(Box::new(Setup { unproven: Some(Unproven::new(received)), ..Setup::default() }));
+        this.setup = Some(Box::new(Setup {
+            unproven: Some(Unproven::new(checked.received, checked.sent)),
+            ..Setup::default()
+        }));
         this
     }
 
     fn new(
-        id: ConnectionId,
         side: Side,
         remote: SocketAddr,
         local_ip: Option<IpAddr>,
@@ -154,7 +171,6 @@ impl Connection {
         cx: &Context<'_>,
     ) -> Self {
         Self {
-            id,
             side,
             remote,
             origin: remote,
@@ -190,14 +206,16 @@ impl Connection {
             writers: VecDeque::new(),
             channel_timers: BTreeSet::new(),
             stall_check: None,
-            closing_streams: 0,
             counted_retransmissions: 0,
         }
     }
 
     /// Where datagrams of this connection go.
     fn path(&self) -> Path {
-        Path { remote: self.remote, local_ip: self.local_ip }
+        Path {
+            remote: self.remote,
+            local_ip: self.local_ip,
+        }
     }
 
     /// The peer's current address.
@@ -217,7 +235,7 @@ impl Connection {
 
     /// All addresses that lead here.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
-        std::iter::once(self.remote).chain(self.addresses.iter().copied())
+        std::iter::once(self.remote).chain(self.addresses.iter().map(|(address, _)| *address))
     }
 
     /// The peer's credentials, on the listener.
@@ -241,6 +259,19 @@ impl Connection {
     /// Whether no check of ours was answered yet.
     pub(crate) fn is_probing(&self) -> bool {
         self.side == Side::Dialer && self.phase == Phase::Ice
+    }
+
+    /// A dial whose DTLS handshake is not done.
+    pub(crate) fn is_dialing(&self) -> bool {
+        self.side == Side::Dialer && self.phase <= Phase::Dtls
+    }
+
+    /// The tie-breaker of a dial (RFC 8445 section 7.3.1.1).
+    pub(crate) fn tie_breaker(&self) -> Option<u64> {
+        match &self.ice {
+            Ice::Prober(prober) => Some(prober.tie_breaker()),
+            Ice::Lite(_) => None,
+        }
     }
 
     /// When the last valid packet came.
@@ -269,10 +300,12 @@ impl Connection {
 
     /// Figures.
     pub(crate) fn path_stats(&self) -> PathStats {
-        self.sctp.as_ref().map_or_else(PathStats::default, |sctp| PathStats {
-            rtt: sctp.rtt(),
-            retransmissions: sctp.retransmissions(),
-        })
+        self.sctp
+            .as_ref()
+            .map_or_else(PathStats::default, |sctp| PathStats {
+                rtt: sctp.rtt(),
+                retransmissions: sctp.retransmissions(),
+            })
     }
 
     fn sctp_limits(limits: &Limits) -> SctpLimits {
@@ -304,29 +337,62 @@ impl Connection {
     }
 
     /// A check from the peer, whose integrity the endpoint verified against our half.
-    pub(crate) fn handle_request(&mut self, remote: SocketAddr, request: &BindingRequest<'_>, len: usize, cx: &Context<'_>) {
+    pub(crate) fn handle_request(
+        &mut self,
+        remote: SocketAddr,
+        request: &BindingRequest<'_>,
+        len: usize,
+        cx: &Context<'_>,
+    ) {
         self.last_received = cx.now;
-        if let Some(unproven) = self.setup.as_mut().and_then(|setup| setup.unproven.as_mut()) {
-            unproven.receive(len);
+        if let Some(unproven) = self
+            .setup
+            .as_mut()
+            .and_then(|setup| setup.unproven.as_mut())
+        {
+            // What another address sends earns this one nothing.
+            if remote == self.remote {
+                unproven.receive(len);
+                unproven.send(MAX_ANSWER);
+            }
         }
         if remote == self.remote {
             return;
         }
+        let Some((address, seen)) = self
+            .addresses
+            .iter_mut()
+            .find(|(address, _)| *address == remote)
+        else {
+            return;
+        };
+        *seen = cx.now;
         // A dialer renominates when its network changes (RFC 8445 section 8.1.1): follow it.
-        if request.use_candidate() && self.addresses.contains(&remote) {
-            self.addresses.retain(|address| *address != remote);
-            self.addresses.push(std::mem::replace(&mut self.remote, remote));
+        if request.use_candidate() {
+            std::mem::swap(address, &mut self.remote);
             self.events.push_back(Event::AddressChanged(remote));
         }
     }
 
-    /// One more address of the same peer; false if it has too many.
-    pub(crate) fn add_address(&mut self, remote: SocketAddr, limits: &Limits) -> bool {
-        let room = self.addresses.len() + 1 < limits.max_addresses_per_connection;
-        if room {
-            self.addresses.push(remote);
+    /// One more address of the same peer. An address that it left long ago makes room and is given back; without such a
+    /// one the new address is refused, because old ones must not be pushed out by strangers.
+    pub(crate) fn add_address(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        limits: &Limits,
+    ) -> Result<Option<SocketAddr>, TooManyAddresses> {
+        let mut left = None;
+        if self.addresses.len() + 1 >= limits.max_addresses_per_connection {
+            let index = self
+                .addresses
+                .iter()
+                .position(|(_, seen)| now.saturating_duration_since(*seen) > ADDRESS_LIFETIME)
+                .ok_or(TooManyAddresses)?;
+            left = Some(self.addresses.swap_remove(index).0);
         }
-        room
+        self.addresses.push((remote, now));
+        Ok(left)
     }
 
     /// Our address, as the peer's packets name it.
@@ -337,12 +403,18 @@ impl Connection {
     }
 
     /// An answer to a check of ours. False if it is none.
-    pub(crate) fn handle_response(&mut self, response: &BindingResponse<'_>, cx: &mut Context<'_>) -> bool {
-        let Ice::Prober(prober) = &mut self.ice else { return false };
+    pub(crate) fn handle_response(
+        &mut self,
+        response: &BindingResponse<'_>,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let Ice::Prober(prober) = &mut self.ice else {
+            return false;
+        };
         if !prober.handle_success(cx.now, response) {
             return false;
         }
-        self.last_received = cx.now;
+        // No sign of life: a listener that has forgotten this connection answers too.
         if self.phase == Phase::Ice {
             self.on_path_proven(cx);
         }
@@ -395,7 +467,10 @@ impl Connection {
     /// Timers.
     pub(crate) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
         let now = cx.now;
-        if self.handshake_deadline.is_some_and(|deadline| deadline <= now) {
+        if self
+            .handshake_deadline
+            .is_some_and(|deadline| deadline <= now)
+        {
             self.end(CloseReason::HandshakeTimedOut(self.phase), cx);
             return;
         }
@@ -406,7 +481,12 @@ impl Connection {
                 return;
             }
         }
-        if self.phase != Phase::Ice && self.dtls.poll_timeout().is_some_and(|deadline| deadline <= now) {
+        if self.phase != Phase::Ice
+            && self
+                .dtls
+                .poll_timeout()
+                .is_some_and(|deadline| deadline <= now)
+        {
             self.dtls_timeout(cx);
         }
         if let Some(sctp) = &mut self.sctp
@@ -445,7 +525,11 @@ impl Connection {
             Ice::Lite(_) => None,
         };
         let hello = self.setup.as_ref().and_then(|setup| setup.hello_again);
-        let dtls = if self.phase == Phase::Ice { None } else { self.dtls.poll_timeout() };
+        let dtls = if self.phase == Phase::Ice {
+            None
+        } else {
+            self.dtls.poll_timeout()
+        };
         [
             (prober, "connectivity check"),
             (hello, "client hello again"),
@@ -453,12 +537,17 @@ impl Connection {
             (self.sctp.as_ref().and_then(Sctp::poll_timeout), "sctp"),
             (self.handshake_deadline, "handshake"),
             (self.closing, "closing"),
-            (self.channel_timers.first().map(|(deadline, _)| *deadline), "channel"),
+            (
+                self.channel_timers.first().map(|(deadline, _)| *deadline),
+                "channel",
+            ),
             (self.stall_check, "stalled stream"),
         ]
         .into_iter()
         .filter_map(|(deadline, reason)| Some((deadline?, reason)))
-        .fold((self.idle_check, "idle"), |first, next| if next.0 < first.0 { next } else { first })
+        .fold((self.idle_check, "idle"), |first, next| {
+            if next.0 < first.0 { next } else { first }
+        })
     }
 
     fn drop_packet(cx: &mut Context<'_>, reason: DropReason) {

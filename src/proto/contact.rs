@@ -14,6 +14,9 @@ use super::credentials::{IceVersion, Username};
 /// How long a check vouches for its address: a browser sends its ClientHello within a second of an answered check.
 const LIFETIME: Duration = Duration::from_secs(30);
 
+/// Largest answer to a check: header, XOR-MAPPED-ADDRESS of IPv6, MESSAGE-INTEGRITY, FINGERPRINT.
+pub(crate) const MAX_ANSWER: usize = 20 + 24 + 24 + 8;
+
 /// The credentials of a peer, cut to what later packets need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PeerCredentials {
@@ -41,7 +44,9 @@ impl PeerCredentials {
 
     /// Our ufrag and password.
     pub(crate) fn server_ufrag(&self) -> &str {
-        self.username.get(..usize::from(self.server_len)).unwrap_or_default()
+        self.username
+            .get(..usize::from(self.server_len))
+            .unwrap_or_default()
     }
 }
 
@@ -50,9 +55,17 @@ impl PeerCredentials {
 pub(crate) struct Checked {
     /// The credentials it used.
     pub(crate) credentials: PeerCredentials,
-    /// Bytes received from the address so far: the budget of answers to it.
+    /// Bytes received from the address so far.
     pub(crate) received: usize,
+    /// Bytes of the answers to it.
+    pub(crate) sent: usize,
     at: Instant,
+}
+
+impl Checked {
+    fn vouches(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) < LIFETIME
+    }
 }
 
 /// Recently checked addresses.
@@ -67,35 +80,57 @@ pub(crate) struct CheckedAddresses {
 impl CheckedAddresses {
     /// At most `capacity` addresses.
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { entries: HashMap::new(), order: VecDeque::new(), capacity }
+        Self {
+            entries: HashMap::new(),
+            order: VecDeque::new(),
+            capacity,
+        }
     }
 
-    /// Notes a valid check of `len` bytes.
-    pub(crate) fn note(&mut self, now: Instant, remote: SocketAddr, text: &str, username: &Username<'_>, len: usize) {
+    /// Notes a valid check of `len` bytes that is about to be answered.
+    pub(crate) fn note(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        text: &str,
+        username: &Username<'_>,
+        len: usize,
+    ) {
         self.expire(now);
         if let Some(known) = self.entries.get_mut(&remote)
             && &*known.credentials.username == text
         {
             known.received = known.received.saturating_add(len);
+            known.sent = known.sent.saturating_add(MAX_ANSWER);
             return;
         }
         while self.order.len() >= self.capacity {
             self.forget_oldest();
         }
         let credentials = PeerCredentials::new(text, username);
-        self.entries.insert(remote, Checked { credentials, received: len, at: now });
+        self.entries.insert(
+            remote,
+            Checked {
+                credentials,
+                received: len,
+                sent: MAX_ANSWER,
+                at: now,
+            },
+        );
         self.order.push_back((now, remote));
     }
 
     /// Takes the entry of an address whose ClientHello came.
     pub(crate) fn take(&mut self, now: Instant, remote: SocketAddr) -> Option<Checked> {
         let checked = self.entries.remove(&remote)?;
-        (now.saturating_duration_since(checked.at) < LIFETIME).then_some(checked)
+        checked.vouches(now).then_some(checked)
     }
 
-    /// The entry of an address.
-    pub(crate) fn get(&self, remote: SocketAddr) -> Option<&Checked> {
-        self.entries.get(&remote)
+    /// Whether an address passed a check lately.
+    pub(crate) fn contains(&self, now: Instant, remote: SocketAddr) -> bool {
+        self.entries
+            .get(&remote)
+            .is_some_and(|checked| checked.vouches(now))
     }
 
     fn expire(&mut self, now: Instant) {
@@ -107,9 +142,15 @@ impl CheckedAddresses {
     }
 
     fn forget_oldest(&mut self) {
-        let Some((at, remote)) = self.order.pop_front() else { return };
+        let Some((at, remote)) = self.order.pop_front() else {
+            return;
+        };
         // An address that was taken and noted again has a later entry in the order.
-        if self.entries.get(&remote).is_some_and(|checked| checked.at == at) {
+        if self
+            .entries
+            .get(&remote)
+            .is_some_and(|checked| checked.at == at)
+        {
             self.entries.remove(&remote);
         }
         if self.order.is_empty() {
@@ -133,7 +174,13 @@ mod tests {
 
     fn note(table: &mut CheckedAddresses, now: Instant, port: u16) {
         let username = parse_username(V2).unwrap();
-        table.note(now, SocketAddr::from(([10, 0, 0, 1], port)), V2, &username, 100);
+        table.note(
+            now,
+            SocketAddr::from(([10, 0, 0, 1], port)),
+            V2,
+            &username,
+            100,
+        );
     }
 
     #[test]
@@ -142,8 +189,16 @@ mod tests {
         let now = Instant::now();
         (1..=1000).for_each(|port| note(&mut table, now, port));
         assert_eq!(table.len(), 10);
-        assert!(table.take(now, SocketAddr::from(([10, 0, 0, 1], 1000))).is_some());
-        assert!(table.take(now, SocketAddr::from(([10, 0, 0, 1], 1))).is_none());
+        assert!(
+            table
+                .take(now, SocketAddr::from(([10, 0, 0, 1], 1000)))
+                .is_some()
+        );
+        assert!(
+            table
+                .take(now, SocketAddr::from(([10, 0, 0, 1], 1)))
+                .is_none()
+        );
     }
 
     #[test]
@@ -151,7 +206,11 @@ mod tests {
         let mut table = CheckedAddresses::new(10);
         let now = Instant::now();
         note(&mut table, now, 1);
-        assert!(table.take(now + LIFETIME, SocketAddr::from(([10, 0, 0, 1], 1))).is_none());
+        assert!(
+            table
+                .take(now + LIFETIME, SocketAddr::from(([10, 0, 0, 1], 1)))
+                .is_none()
+        );
         note(&mut table, now, 2);
         note(&mut table, now + LIFETIME, 3);
         assert_eq!(table.len(), 1);
@@ -163,8 +222,13 @@ mod tests {
         let now = Instant::now();
         note(&mut table, now, 1);
         note(&mut table, now, 1);
-        let checked = table.take(now, SocketAddr::from(([10, 0, 0, 1], 1))).unwrap();
+        let checked = table
+            .take(now, SocketAddr::from(([10, 0, 0, 1], 1)))
+            .unwrap();
         assert_eq!(checked.received, 200);
-        assert_eq!(checked.credentials.server_ufrag(), "libp2p+webrtc+v2/0123456789012345678901");
+        assert_eq!(
+            checked.credentials.server_ufrag(),
+            "libp2p+webrtc+v2/0123456789012345678901"
+        );
     }
 }

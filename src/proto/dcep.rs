@@ -7,9 +7,9 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// Message type of DATA_CHANNEL_ACK.
+/// Message type of `DATA_CHANNEL_ACK`.
 const ACK: u8 = 0x02;
-/// Message type of DATA_CHANNEL_OPEN.
+/// Message type of `DATA_CHANNEL_OPEN`.
 const OPEN: u8 = 0x03;
 /// Bytes of an OPEN after the message type and before the label.
 const OPEN_HEADER_LEN: usize = 11;

@@ -3,7 +3,10 @@
 //! One entry a connection; taking what is due and changing an entry are logarithmic, so idle connections cost
 //! nothing. Owned by the endpoint.
 
-use std::{collections::{BTreeSet, HashMap}, time::Instant};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Instant,
+};
 
 use super::event::ConnectionId;
 

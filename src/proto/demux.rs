@@ -40,7 +40,9 @@ pub(super) fn classify(datagram: &[u8]) -> Kind {
         Some(0..=3) if stun::is_stun(datagram) => Kind::Stun,
         // Record type 22 (handshake), epoch 0, handshake type 1 (RFC 6347 section 4.2.2).
         Some(20..=63) => Kind::Dtls {
-            client_hello: datagram[0] == 22 && datagram.get(3..5) == Some(&[0, 0]) && datagram.get(13) == Some(&1),
+            client_hello: datagram[0] == 22
+                && datagram.get(3..5) == Some(&[0, 0])
+                && datagram.get(13) == Some(&1),
         },
         _ => Kind::Other,
     }
@@ -56,13 +58,16 @@ pub(super) fn subnet(ip: IpAddr) -> Option<[u8; 6]> {
         }
         IpAddr::V6(ip) => {
             let octets = ip.octets();
-            Some([octets[0], octets[1], octets[2], octets[3], octets[4], octets[5]])
+            Some([
+                octets[0], octets[1], octets[2], octets[3], octets[4], octets[5],
+            ])
         }
     }
 }
 
 #[derive(Debug)]
 struct Tombstone {
+    username: Option<Box<str>>,
     goodbye: Vec<u8>,
     repeats: u8,
     until: Instant,
@@ -87,7 +92,9 @@ impl Demux {
 
     /// The connection of credentials, per address family: one dialer may use the same ones on both.
     pub(super) fn by_username(&self, username: &str, remote: SocketAddr) -> Option<ConnectionId> {
-        self.usernames.get(&self.username_key(username, remote)).copied()
+        self.usernames
+            .get(&self.username_key(username, remote))
+            .copied()
     }
 
     fn username_key(&self, username: &str, remote: SocketAddr) -> (u64, bool) {
@@ -101,8 +108,14 @@ impl Demux {
     }
 
     /// Routes credentials.
-    pub(super) fn insert_username(&mut self, username: &str, remote: SocketAddr, connection: ConnectionId) {
-        self.usernames.insert(self.username_key(username, remote), connection);
+    pub(super) fn insert_username(
+        &mut self,
+        username: &str,
+        remote: SocketAddr,
+        connection: ConnectionId,
+    ) {
+        self.usernames
+            .insert(self.username_key(username, remote), connection);
     }
 
     /// Forgets an address, if it leads to this connection.
@@ -113,7 +126,12 @@ impl Demux {
     }
 
     /// Forgets credentials.
-    pub(super) fn remove_username(&mut self, username: &str, remote: SocketAddr, connection: ConnectionId) {
+    pub(super) fn remove_username(
+        &mut self,
+        username: &str,
+        remote: SocketAddr,
+        connection: ConnectionId,
+    ) {
         let key = self.username_key(username, remote);
         if self.usernames.get(&key) == Some(&connection) {
             self.usernames.remove(&key);
@@ -121,7 +139,13 @@ impl Demux {
     }
 
     /// Keeps the goodbye of a connection that ended.
-    pub(super) fn bury(&mut self, now: Instant, remote: SocketAddr, goodbye: Vec<u8>) {
+    pub(super) fn bury(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        username: Option<Box<str>>,
+        goodbye: Vec<u8>,
+    ) {
         self.expire(now);
         if goodbye.is_empty() || self.addresses.contains_key(&remote) {
             return;
@@ -132,14 +156,31 @@ impl Demux {
             self.tombstones.remove(&oldest);
         }
         let until = now + TOMBSTONE_LIFETIME;
-        self.tombstones.insert(remote, Tombstone { goodbye, repeats: MAX_REPEATS, until });
+        self.tombstones.insert(
+            remote,
+            Tombstone {
+                username,
+                goodbye,
+                repeats: MAX_REPEATS,
+                until,
+            },
+        );
         self.tombstone_order.push_back((until, remote));
     }
 
-    /// The goodbye to repeat to a peer that still talks. `Some` with nothing in it: the peer was told often enough.
-    pub(super) fn goodbye(&mut self, now: Instant, remote: SocketAddr) -> Option<&[u8]> {
+    /// The goodbye to repeat to a peer that still talks, or still checks with the old credentials. `Some` with nothing
+    /// in it: the peer was told often enough.
+    pub(super) fn goodbye(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        username: Option<&str>,
+    ) -> Option<&[u8]> {
         self.expire(now);
         let tombstone = self.tombstones.get_mut(&remote)?;
+        if username.is_some() && tombstone.username.as_deref() != username {
+            return None;
+        }
         if tombstone.repeats == 0 {
             return Some(&[]);
         }
@@ -152,12 +193,17 @@ impl Demux {
             && until <= now
         {
             self.tombstone_order.pop_front();
-            if self.tombstones.get(&remote).is_some_and(|tombstone| tombstone.until <= now) {
+            if self
+                .tombstones
+                .get(&remote)
+                .is_some_and(|tombstone| tombstone.until <= now)
+            {
                 self.tombstones.remove(&remote);
             }
         }
     }
 
+    #[cfg(test)]
     /// Entries of all tables but the tombstones.
     pub(super) fn len(&self) -> usize {
         self.addresses.len() + self.usernames.len()
@@ -178,7 +224,12 @@ mod tests {
         (hello[0], hello[13]) = (22, 1);
         assert_eq!(classify(&hello), Kind::Dtls { client_hello: true });
         hello[4] = 1;
-        assert_eq!(classify(&hello), Kind::Dtls { client_hello: false });
+        assert_eq!(
+            classify(&hello),
+            Kind::Dtls {
+                client_hello: false
+            }
+        );
         for other in [&[][..], &[4; 30], &[64; 30], &[200; 30], &[0; 20]] {
             assert_eq!(classify(other), Kind::Other, "{other:?}");
         }
@@ -188,7 +239,10 @@ mod tests {
     fn credentials_are_kept_apart_by_address_family() {
         let mut demux = Demux::default();
         demux.insert_username("a:b", addr("10.0.0.1:1"), ConnectionId(1));
-        assert_eq!(demux.by_username("a:b", addr("10.0.0.2:7")), Some(ConnectionId(1)));
+        assert_eq!(
+            demux.by_username("a:b", addr("10.0.0.2:7")),
+            Some(ConnectionId(1))
+        );
         assert_eq!(demux.by_username("a:b", addr("[fe80::1]:1")), None);
     }
 
@@ -197,10 +251,16 @@ mod tests {
         let mut demux = Demux::default();
         let now = Instant::now();
         let remote = addr("10.0.0.1:1");
-        demux.bury(now, remote, vec![1]);
-        let told = (0..20).filter(|_| demux.goodbye(now, remote).is_some_and(|bytes| !bytes.is_empty())).count();
+        demux.bury(now, remote, None, vec![1]);
+        let told = (0..20)
+            .filter(|_| {
+                demux
+                    .goodbye(now, remote, None)
+                    .is_some_and(|bytes| !bytes.is_empty())
+            })
+            .count();
         assert_eq!(told, usize::from(MAX_REPEATS));
-        assert_eq!(demux.goodbye(now + TOMBSTONE_LIFETIME, remote), None);
+        assert_eq!(demux.goodbye(now + TOMBSTONE_LIFETIME, remote, None), None);
     }
 
     #[test]

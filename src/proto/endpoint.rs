@@ -21,7 +21,10 @@ use super::{
     demux::{Demux, Kind, classify, subnet},
     engine::dtls::{DtlsContext, Identity, IdentityError},
     error::{CloseReason, DropReason},
-    event::{ChannelId, ConnectionId, Counters, Dial, Event, HandshakePhase, PathStats, Read, Side, Write},
+    event::{
+        ChannelId, ConnectionId, Counters, Dial, Event, HandshakePhase, PathStats, Read, Side,
+        Write,
+    },
     outbox::{Outbox, Transmit},
 };
 
@@ -107,21 +110,37 @@ impl Endpoint {
     }
 
     /// One datagram. `local_ip` is the address it was sent to.
-    pub(crate) fn handle_datagram(&mut self, now: Instant, local_ip: Option<IpAddr>, remote: SocketAddr, datagram: &[u8]) {
+    pub(crate) fn handle_datagram(
+        &mut self,
+        now: Instant,
+        local_ip: Option<IpAddr>,
+        remote: SocketAddr,
+        datagram: &[u8],
+    ) {
         self.counters.datagrams_received += 1;
         self.counters.bytes_received += datagram.len() as u64;
         match classify(datagram) {
             Kind::Stun => self.handle_stun(now, local_ip, remote, datagram),
-            Kind::Dtls { client_hello } => self.handle_dtls(now, local_ip, remote, datagram, client_hello),
+            Kind::Dtls { client_hello } => {
+                self.handle_dtls(now, local_ip, remote, datagram, client_hello)
+            }
             Kind::Other => self.counters.drop_packet(DropReason::Unclassified),
         }
     }
 
     /// The network says that nobody listens at `remote`. Believed only while nothing ever came from there.
     pub(crate) fn handle_unreachable(&mut self, now: Instant, remote: SocketAddr) {
-        let Some(id) = self.demux.by_address(remote) else { return };
-        if self.connections.get(&id).is_some_and(|connection| connection.is_probing()) {
-            self.with(now, id, |connection, cx| connection.end(CloseReason::Refused, cx));
+        let Some(id) = self.demux.by_address(remote) else {
+            return;
+        };
+        if self
+            .connections
+            .get(&id)
+            .is_some_and(|connection| connection.is_probing())
+        {
+            self.with(now, id, |connection, cx| {
+                connection.end(CloseReason::Refused, cx)
+            });
         }
     }
 
@@ -133,7 +152,12 @@ impl Endpoint {
     }
 
     /// Runs `act` on a connection and marks it for [`Self::process`].
-    fn with<T>(&mut self, now: Instant, id: ConnectionId, act: impl FnOnce(&mut Connection, &mut Context<'_>) -> T) -> Option<T> {
+    fn with<T>(
+        &mut self,
+        now: Instant,
+        id: ConnectionId,
+        act: impl FnOnce(&mut Connection, &mut Context<'_>) -> T,
+    ) -> Option<T> {
         let connection = self.connections.get_mut(&id)?;
         let result = act(connection, &mut context!(self, now));
         self.touch(id);
@@ -149,12 +173,15 @@ impl Endpoint {
     /// Starts a dial. Fails at once, with an event, if the address is in use on this socket.
     pub(crate) fn dial(&mut self, now: Instant, dial: Dial) -> ConnectionId {
         let id = self.new_id();
-        if self.demux.by_address(dial.remote).is_some() || self.connections.len() >= self.limits.max_connections {
-            self.events.push_back((id, Event::Closed(CloseReason::AddressInUse)));
+        if self.demux.by_address(dial.remote).is_some()
+            || self.connections.len() >= self.limits.max_connections
+        {
+            self.events
+                .push_back((id, Event::Closed(CloseReason::AddressInUse)));
             return id;
         }
         self.demux.insert_address(dial.remote, id);
-        let connection = Connection::dialer(id, dial, &self.dtls, &mut context!(self, now));
+        let connection = Connection::dialer(dial, &self.dtls, &mut context!(self, now));
         self.connections.insert(id, Box::new(connection));
         self.touch(id);
         id
@@ -171,7 +198,10 @@ impl Endpoint {
 
     /// Noise is done.
     pub(crate) fn authenticated(&mut self, now: Instant, connection: ConnectionId) {
-        let was = self.connections.get(&connection).is_some_and(|connection| connection.is_handshaking());
+        let was = self
+            .connections
+            .get(&connection)
+            .is_some_and(|connection| connection.is_handshaking());
         self.with(now, connection, Connection::authenticated);
         if was {
             self.end_handshake(connection);
@@ -179,7 +209,11 @@ impl Endpoint {
     }
 
     fn end_handshake(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.get(&id).filter(|connection| connection.side() == Side::Listener) else {
+        let Some(connection) = self
+            .connections
+            .get(&id)
+            .filter(|connection| connection.side() == Side::Listener)
+        else {
             return;
         };
         self.handshakes = self.handshakes.saturating_sub(1);
@@ -206,33 +240,58 @@ impl Endpoint {
     }
 
     /// Takes what fits of `data`.
-    pub(crate) fn write(&mut self, now: Instant, connection: ConnectionId, channel: ChannelId, data: &[u8]) -> Write {
-        self.with(now, connection, |connection, cx| connection.write(channel, data, cx)).unwrap_or(Write::Closed)
+    pub(crate) fn write(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        channel: ChannelId,
+        data: &[u8],
+    ) -> Write {
+        self.with(now, connection, |connection, cx| {
+            connection.write(channel, data, cx)
+        })
+        .unwrap_or(Write::Closed)
     }
 
     /// The next bytes of a channel.
-    pub(crate) fn read(&mut self, now: Instant, connection: ConnectionId, channel: ChannelId) -> Read {
-        self.with(now, connection, |connection, cx| connection.read(channel, cx)).unwrap_or(Read::Reset(None))
+    pub(crate) fn read(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        channel: ChannelId,
+    ) -> Read {
+        self.with(now, connection, |connection, cx| {
+            connection.read(channel, cx)
+        })
+        .unwrap_or(Read::Reset(None))
     }
 
     /// FIN: no more data from us.
     pub(crate) fn finish(&mut self, now: Instant, connection: ConnectionId, channel: ChannelId) {
-        self.with(now, connection, |connection, cx| connection.finish(channel, cx));
+        self.with(now, connection, |connection, cx| {
+            connection.finish(channel, cx)
+        });
     }
 
     /// STOP_SENDING: we will not read on.
     pub(crate) fn stop(&mut self, now: Instant, connection: ConnectionId, channel: ChannelId) {
-        self.with(now, connection, |connection, cx| connection.stop(channel, cx));
+        self.with(now, connection, |connection, cx| {
+            connection.stop(channel, cx)
+        });
     }
 
     /// RESET of both halves.
     pub(crate) fn reset(&mut self, now: Instant, connection: ConnectionId, channel: ChannelId) {
-        self.with(now, connection, |connection, cx| connection.reset(channel, cx));
+        self.with(now, connection, |connection, cx| {
+            connection.reset(channel, cx)
+        });
     }
 
     /// The application's handle is gone.
     pub(crate) fn release(&mut self, now: Instant, connection: ConnectionId, channel: ChannelId) {
-        self.with(now, connection, |connection, cx| connection.release(channel, cx));
+        self.with(now, connection, |connection, cx| {
+            connection.release(channel, cx)
+        });
     }
 
     /// Flushes and closes.
@@ -246,7 +305,9 @@ impl Endpoint {
         touched.sort_unstable();
         touched.dedup();
         for &id in &touched {
-            let Some(connection) = self.connections.get_mut(&id) else { continue };
+            let Some(connection) = self.connections.get_mut(&id) else {
+                continue;
+            };
             connection.process(&mut context!(self, now));
             while let Some(event) = connection.poll_event() {
                 self.events.push_back((id, event));
@@ -263,21 +324,37 @@ impl Endpoint {
         self.touched = touched;
     }
 
+    /// A connection that ended within this batch makes room at once.
+    fn bury_ended(&mut self, now: Instant, remote: SocketAddr) {
+        let id = self.demux.by_address(remote);
+        let connection = id.and_then(|id| self.connections.get(&id));
+        if connection.is_some_and(|connection| connection.ended().is_some()) {
+            self.process(now);
+        }
+    }
+
     fn bury(&mut self, now: Instant, id: ConnectionId) {
-        let Some(connection) = self.connections.get(&id) else { return };
+        let Some(connection) = self.connections.get(&id) else {
+            return;
+        };
         if !connection.is_authenticated() {
             self.end_handshake(id);
         }
         self.deadlines.set(id, None);
         self.reasons.remove(&id);
-        let Some(mut connection) = self.connections.remove(&id) else { return };
+        let Some(mut connection) = self.connections.remove(&id) else {
+            return;
+        };
         for address in connection.addresses() {
             self.demux.remove_address(address, id);
         }
         if let Some(credentials) = connection.peer_credentials() {
-            self.demux.remove_username(&credentials.username, connection.remote(), id);
+            self.demux
+                .remove_username(&credentials.username, connection.remote(), id);
         }
-        self.demux.bury(now, connection.remote(), connection.take_goodbye());
+        let username = connection.peer_credentials().map(|credentials| credentials.username.clone());
+        let goodbye = connection.take_goodbye();
+        self.demux.bury(now, connection.remote(), username, goodbye);
     }
 
     /// The next event.
@@ -303,7 +380,10 @@ impl Endpoint {
     /// When [`Self::handle_timeout`] is due, and why.
     pub(crate) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let (deadline, id) = self.deadlines.first()?;
-        Some((deadline, self.reasons.get(&id).copied().unwrap_or("connection")))
+        Some((
+            deadline,
+            self.reasons.get(&id).copied().unwrap_or("connection"),
+        ))
     }
 
     /// All connections, handshakes included.
@@ -324,7 +404,9 @@ impl Endpoint {
 
     /// Figures of one connection.
     pub(crate) fn path_stats(&self, connection: ConnectionId) -> Option<PathStats> {
-        self.connections.get(&connection).map(|connection| connection.path_stats())
+        self.connections
+            .get(&connection)
+            .map(|connection| connection.path_stats())
     }
 
     /// Entries of the routing tables: none once all connections are gone.

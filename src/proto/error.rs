@@ -69,18 +69,6 @@ pub(crate) enum Phase {
     Noise,
 }
 
-impl Phase {
-    /// A stable name, for metrics.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Ice => "ice",
-            Self::Dtls => "dtls",
-            Self::Sctp => "sctp",
-            Self::Noise => "noise",
-        }
-    }
-}
-
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -157,8 +145,16 @@ mod tests {
 
     #[test]
     fn drop_reasons_have_distinct_names_in_counter_order() {
-        let names: std::collections::BTreeSet<_> = DropReason::ALL.iter().map(|reason| reason.as_str()).collect();
+        let names: std::collections::BTreeSet<_> = DropReason::ALL
+            .iter()
+            .map(|reason| reason.as_str())
+            .collect();
         assert_eq!(names.len(), DropReason::COUNT);
-        assert!(DropReason::ALL.iter().enumerate().all(|(index, &reason)| reason as usize == index));
+        assert!(
+            DropReason::ALL
+                .iter()
+                .enumerate()
+                .all(|(index, &reason)| reason as usize == index)
+        );
     }
 }

@@ -28,7 +28,10 @@ pub(crate) struct ChannelId {
 
 impl ChannelId {
     /// The channel of the Noise handshake, there from the start on both sides (libp2p WebRTC Direct, id 0).
-    pub(crate) const HANDSHAKE: Self = Self { stream: 0, generation: 0 };
+    pub(crate) const HANDSHAKE: Self = Self {
+        stream: 0,
+        generation: 0,
+    };
 }
 
 /// Our role. The dialer is the DTLS client and owns the even stream ids.

@@ -31,13 +31,12 @@ mod tests;
 
 pub(crate) use self::{
     config::Limits,
-    credentials::IceVersion,
     endpoint::Endpoint,
     engine::dtls::{Identity, IdentityError},
-    error::{CloseReason, DropReason, EngineError, PeerMisbehaved, Phase},
+    error::{CloseReason, DropReason, Phase},
     event::{
-        ChannelId, ConnectionId, Counters, Dial, DialPolicy, Event, HandshakePhase, PathStats, Read, Side, Write,
+        ChannelId, ConnectionId, Counters, Dial, DialPolicy, Event, HandshakePhase, Read, Side,
+        Write,
     },
-    fingerprint::{Fingerprint, noise_prologue},
     outbox::Transmit,
 };

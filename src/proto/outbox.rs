@@ -85,7 +85,10 @@ impl Outbox {
                 closed: false,
             });
         }
-        let batch = self.queue.back_mut().expect("a batch was pushed if none fitted");
+        let batch = self
+            .queue
+            .back_mut()
+            .expect("a batch was pushed if none fitted");
         let start = batch.transmit.contents.len();
         batch.transmit.contents.resize(start + SLOT, 0);
         let (written, result) = write(&mut batch.transmit.contents[start..]);
@@ -96,7 +99,12 @@ impl Outbox {
     }
 
     /// Appends a copy of `datagram`.
-    pub(crate) fn push(&mut self, destination: SocketAddr, source_ip: Option<IpAddr>, datagram: &[u8]) {
+    pub(crate) fn push(
+        &mut self,
+        destination: SocketAddr,
+        source_ip: Option<IpAddr>,
+        datagram: &[u8],
+    ) {
         self.push_with(destination, source_ip, |room| {
             let fits = datagram.len() <= room.len();
             if fits {
@@ -108,7 +116,9 @@ impl Outbox {
 
     /// Keeps the rule of segmentation offload: all datagrams of a batch as long as the first, the last may be shorter.
     fn seal(&mut self, start: usize, written: usize) {
-        let Some(batch) = self.queue.back_mut() else { return };
+        let Some(batch) = self.queue.back_mut() else {
+            return;
+        };
         if written == 0 {
             if batch.segments == 0 {
                 self.drop_empty_tail();
@@ -138,13 +148,20 @@ impl Outbox {
     /// The last datagram is longer than those before it: it starts a batch of its own.
     fn split_tail(&mut self, start: usize, written: usize) {
         let mut contents = self.spare.pop().unwrap_or_default();
-        let Some(batch) = self.queue.back_mut() else { return };
+        let Some(batch) = self.queue.back_mut() else {
+            return;
+        };
         contents.extend_from_slice(&batch.transmit.contents[start..]);
         batch.transmit.contents.truncate(start);
         batch.closed = true;
         let (destination, source_ip) = (batch.transmit.destination, batch.transmit.source_ip);
         self.queue.push_back(Batch {
-            transmit: Transmit { destination, source_ip, segment_size: None, contents },
+            transmit: Transmit {
+                destination,
+                source_ip,
+                segment_size: None,
+                contents,
+            },
             first: written,
             segments: 1,
             closed: false,
@@ -169,6 +186,7 @@ impl Outbox {
         (self.datagrams, self.bytes)
     }
 
+    #[cfg(test)]
     /// Whether nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
@@ -195,20 +213,18 @@ mod tests {
 
     #[test]
     fn datagrams_of_equal_size_leave_in_one_batch_with_a_shorter_last() {
-        assert_eq!(batches(&[(1, 100), (1, 100), (1, 40), (1, 40)]), [
-            (1, Some(100), 240),
-            (1, None, 40)
-        ]);
+        assert_eq!(
+            batches(&[(1, 100), (1, 100), (1, 40), (1, 40)]),
+            [(1, Some(100), 240), (1, None, 40)]
+        );
     }
 
     #[test]
     fn a_longer_datagram_or_another_peer_starts_a_batch() {
-        assert_eq!(batches(&[(1, 40), (1, 100), (2, 100), (1, 7)]), [
-            (1, None, 40),
-            (1, None, 100),
-            (2, None, 100),
-            (1, None, 7)
-        ]);
+        assert_eq!(
+            batches(&[(1, 40), (1, 100), (2, 100), (1, 7)]),
+            [(1, None, 40), (1, None, 100), (2, None, 100), (1, None, 7)]
+        );
     }
 
     #[test]
@@ -216,7 +232,10 @@ mod tests {
         let sizes: Vec<_> = (0..200).map(|_| (1, 1200)).collect();
         let batches = batches(&sizes);
         assert!(batches.iter().all(|&(_, _, len)| len <= MAX_BATCH + 1200));
-        assert_eq!(batches.iter().map(|&(_, _, len)| len).sum::<usize>(), 200 * 1200);
+        assert_eq!(
+            batches.iter().map(|&(_, _, len)| len).sum::<usize>(),
+            200 * 1200
+        );
     }
 
     #[test]

@@ -46,7 +46,12 @@ pub(crate) struct Prober {
 
 impl Prober {
     /// Prepares the checks; the first is due at once.
-    pub(crate) fn new(policy: DialPolicy, keepalive: Duration, rng: &mut impl Rng, now: Instant) -> Self {
+    pub(crate) fn new(
+        policy: DialPolicy,
+        keepalive: Duration,
+        rng: &mut impl Rng,
+        now: Instant,
+    ) -> Self {
         let (first, second) = match policy {
             DialPolicy::V1 => (IceVersion::V1, None),
             DialPolicy::V2 => (IceVersion::V2, None),
@@ -63,6 +68,11 @@ impl Prober {
             interval: FIRST_INTERVAL,
             keepalive,
         }
+    }
+
+    /// Our tie-breaker.
+    pub(crate) fn tie_breaker(&self) -> u64 {
+        self.tie_breaker
     }
 
     /// Which credentials the peer answered.
@@ -92,7 +102,13 @@ impl Prober {
         let both = self.answered.is_none() && now >= self.second_from;
         let versions = match self.answered {
             Some(version) => [Some(version), None],
-            None => [Some(self.first.version), self.second.as_ref().filter(|_| both).map(|second| second.version)],
+            None => [
+                Some(self.first.version),
+                self.second
+                    .as_ref()
+                    .filter(|_| both)
+                    .map(|second| second.version),
+            ],
         };
         for version in versions.into_iter().flatten() {
             let datagram = self.check(version, rng);
@@ -111,7 +127,7 @@ impl Prober {
     }
 
     fn check(&mut self, version: IceVersion, rng: &mut impl Rng) -> Vec<u8> {
-        let transaction_id = TransactionId(rng.random());
+        let transaction_id = TransactionId::random(rng);
         if self.open.len() >= MAX_OPEN {
             self.open.pop_front();
         }
@@ -134,7 +150,11 @@ impl Prober {
 
     /// Takes an answer. True if it is a valid one to a check of ours.
     pub(crate) fn handle_success(&mut self, now: Instant, response: &BindingResponse<'_>) -> bool {
-        let Some(index) = self.open.iter().position(|(id, _)| *id == response.transaction_id()) else {
+        let Some(index) = self
+            .open
+            .iter()
+            .position(|(id, _)| *id == response.transaction_id())
+        else {
             return false;
         };
         let (_, version) = self.open[index];
@@ -167,7 +187,10 @@ impl Prober {
         let mine = [Some(&self.first), self.second.as_ref()];
         mine.into_iter()
             .flatten()
-            .find(|credentials| credentials.client_ufrag == ours && request.verify(credentials.client_pwd.as_bytes()))
+            .find(|credentials| {
+                credentials.client_ufrag == ours
+                    && request.verify(credentials.client_pwd.as_bytes())
+            })
             .map(|credentials| credentials.client_pwd.as_bytes())
     }
 }
@@ -195,32 +218,59 @@ mod tests {
 
         fn checks_at(&mut self, ms: u64) -> Vec<Vec<u8>> {
             let mut sent = Vec::new();
-            self.prober.checks(self.start + Duration::from_millis(ms), &mut self.rng, |check| sent.push(check.to_vec()));
+            self.prober.checks(
+                self.start + Duration::from_millis(ms),
+                &mut self.rng,
+                |check| sent.push(check.to_vec()),
+            );
             sent
         }
 
         fn answer(&mut self, check: &[u8], key: Option<&[u8]>, ms: u64) -> bool {
-            let Ok(Message::BindingRequest(request)) = stun::parse(check) else { panic!("no request") };
+            let Ok(Message::BindingRequest(request)) = stun::parse(check) else {
+                panic!("no request")
+            };
             let (server, _) = request.username().unwrap().split_once(':').unwrap();
             let mut out = Vec::new();
             let from = "127.0.0.1:9".parse().unwrap();
-            stun::encode_binding_success(request.transaction_id(), from, key.unwrap_or(server.as_bytes()), &mut out);
-            let Ok(Message::BindingSuccess(response)) = stun::parse(&out) else { panic!("no response") };
-            self.prober.handle_success(self.start + Duration::from_millis(ms), &response)
+            stun::encode_binding_success(
+                request.transaction_id(),
+                from,
+                key.unwrap_or(server.as_bytes()),
+                &mut out,
+            );
+            let Ok(Message::BindingSuccess(response)) = stun::parse(&out) else {
+                panic!("no response")
+            };
+            self.prober
+                .handle_success(self.start + Duration::from_millis(ms), &response)
         }
     }
 
     fn version(check: &[u8]) -> String {
-        let Ok(Message::BindingRequest(request)) = stun::parse(check) else { panic!("no request") };
+        let Ok(Message::BindingRequest(request)) = stun::parse(check) else {
+            panic!("no request")
+        };
         request.username().unwrap()[..17].to_owned()
     }
 
     #[test]
     fn automatic_dials_add_version_2_after_a_second_without_an_answer() {
         let mut setup = Setup::new(DialPolicy::Auto);
-        assert_eq!(setup.checks_at(0).iter().map(|c| version(c)).collect::<Vec<_>>(), ["libp2p+webrtc+v1/"]);
+        assert_eq!(
+            setup
+                .checks_at(0)
+                .iter()
+                .map(|c| version(c))
+                .collect::<Vec<_>>(),
+            ["libp2p+webrtc+v1/"]
+        );
         setup.checks_at(900);
-        let both: Vec<_> = setup.checks_at(2600).iter().map(|check| version(check)).collect();
+        let both: Vec<_> = setup
+            .checks_at(2600)
+            .iter()
+            .map(|check| version(check))
+            .collect();
         assert_eq!(both, ["libp2p+webrtc+v1/", "libp2p+webrtc+v2/"]);
     }
 
@@ -232,7 +282,11 @@ mod tests {
         assert!(setup.answer(&both[1], None, 1600));
         assert_eq!(setup.prober.answered(), Some(IceVersion::V2));
         assert!(setup.checks_at(3000).is_empty());
-        let consent: Vec<_> = setup.checks_at(8000).iter().map(|check| version(check)).collect();
+        let consent: Vec<_> = setup
+            .checks_at(8000)
+            .iter()
+            .map(|check| version(check))
+            .collect();
         assert_eq!(consent, ["libp2p+webrtc+v2/"]);
     }
 
@@ -250,7 +304,10 @@ mod tests {
     #[test]
     fn unanswered_checks_are_repeated_with_growing_pauses() {
         let mut setup = Setup::new(DialPolicy::V1);
-        let times: Vec<u64> = (0..10_000).step_by(10).filter(|&ms| !setup.checks_at(ms).is_empty()).collect();
+        let times: Vec<u64> = (0..10_000)
+            .step_by(10)
+            .filter(|&ms| !setup.checks_at(ms).is_empty())
+            .collect();
         assert_eq!(times[..4], [0, 100, 300, 700]);
         assert!(times.len() < 14);
     }

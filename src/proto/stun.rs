@@ -193,6 +193,7 @@ impl<'a> BindingRequest<'a> {
         self.attributes.role
     }
 
+    #[cfg(test)]
     /// Priority the sender would give a peer-reflexive candidate learned from this check.
     pub(crate) fn priority(&self) -> Option<u32> {
         self.attributes.priority
@@ -319,7 +320,8 @@ impl<'a> Attributes<'a> {
             }
             PRIORITY => {
                 let priority = value.try_into().map_err(|_| malformed)?;
-                self.priority.get_or_insert(u32::from_be_bytes(priority));
+                self.priority
+                    .get_or_insert_with(|| u32::from_be_bytes(priority));
             }
             USE_CANDIDATE => {
                 if !value.is_empty() {

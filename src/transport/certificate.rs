@@ -306,7 +306,7 @@ fn raw_private_key(keypair: &Keypair) -> Result<Zeroizing<Vec<u8>>, CertificateE
         .map_err(|_| CertificateError::Derivation)
 }
 
-/// The `Data` field of a libp2p `PrivateKey` message: type 0x08 .., data 0x12 <length> .., nothing else.
+/// The `Data` field of a libp2p `PrivateKey` message, which consists of the fields `Type` and `Data` in this order.
 fn protobuf_data(message: &[u8]) -> Option<&[u8]> {
     let [0x08, _, 0x12, rest @ ..] = message else {
         return None;

@@ -170,13 +170,14 @@ limit_setters! {
 #[non_exhaustive]
 pub struct Limits {
     /// Connections per socket, those being set up included. Default 16384: an idle connection costs some 20 KiB, so
-    /// this is the point where a socket's connections hold a third of a gigabyte. At least 1.
+    /// this is the point where a socket's connections hold a third of a gigabyte. A dial beyond it leaves from another
+    /// socket. At least 1.
     pub max_connections: usize,
-    /// Inbound connections per socket that are being set up at the same time; more are not answered. Default 128, as
-    /// in go-libp2p: a peer that vanishes holds its place until `handshake_timeout`. At least 1.
+    /// Inbound connections per socket that are being set up at the same time; more are not answered. Default
+    /// 1024: a peer that vanishes holds its place until `handshake_timeout`, and a place costs some 30 KiB. At least 1.
     pub max_handshakes: usize,
     /// The part of `max_handshakes` that one neighbourhood (IPv4 /24, IPv6 /48) may hold; loopback is exempt. Default
-    /// 32: one attacker's network leaves three quarters to others. 1 to `max_handshakes`.
+    /// 64: one attacker's network leaves fifteen sixteenths to others. 1 to `max_handshakes`.
     pub max_handshakes_per_subnet: usize,
     /// Remote addresses that one connection may be reached at; further ones are ignored. Default 32, as in go-libp2p:
     /// a dialer checks from all its interfaces at once. At least 1.
@@ -238,8 +239,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 16_384,
-            max_handshakes: 128,
-            max_handshakes_per_subnet: 32,
+            max_handshakes: 1024,
+            max_handshakes_per_subnet: 64,
             max_addresses_per_connection: 32,
             max_checked_addresses: 32_768,
             handshake_timeout: Duration::from_secs(10),

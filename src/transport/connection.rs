@@ -62,6 +62,14 @@ impl Connection {
     }
 }
 
+#[cfg(test)]
+impl Connection {
+    /// To see when the last reference to the connection is gone.
+    pub(super) fn downgrade(&self) -> std::sync::Weak<super::shared::ConnectionShared> {
+        self.handle.downgrade()
+    }
+}
+
 impl StreamMuxer for Connection {
     type Substream = Stream;
     type Error = ConnectionError;

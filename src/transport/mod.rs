@@ -4,7 +4,7 @@
 //! [`Connection`], which the swarm polls for [`Stream`]s. One driver task per UDP socket moves datagrams between the
 //! socket and the protocol core (`crate::proto`), where everything that the specification rules is decided.
 
-mod addr;
+pub(crate) mod addr;
 mod certificate;
 mod config;
 mod connecting;

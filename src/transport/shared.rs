@@ -32,6 +32,10 @@ pub(crate) type Wakes = Vec<Waker>;
 /// Capacity that an empty queue or buffer may keep. Above it the memory goes back: most streams are idle.
 const KEPT_CAPACITY: usize = 4096;
 
+/// Inbound connections that wait for the transport. The core's limit on handshakes binds long before, unless nobody
+/// polls the transport: those in the queue time out one by one, but stay until they are taken.
+const MAX_INCOMING: usize = 1024;
+
 /// Sizes of the buffers between handles and driver.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StreamLimits {
@@ -140,8 +144,10 @@ struct SocketState {
     /// At most one entry for each live stream and connection, by their `queued` flags.
     requests: Vec<Request>,
     driver: Option<Waker>,
-    /// Bounded by the core's limit on handshakes.
+    /// At most `MAX_INCOMING`.
     incoming: VecDeque<Incoming>,
+    /// Does anybody take them?
+    accepting: bool,
     incoming_waker: Option<Waker>,
     lifecycle: Lifecycle,
 }
@@ -155,6 +161,7 @@ impl SocketShared {
                 requests: Vec::new(),
                 driver: None,
                 incoming: VecDeque::new(),
+                accepting: true,
                 incoming_waker: None,
                 lifecycle: Lifecycle::Used,
             }),
@@ -199,10 +206,11 @@ impl SocketShared {
         state.lifecycle == Lifecycle::Abandoned
     }
 
-    /// Driver: a new inbound connection. Refused (and so closed) when nobody takes them any more.
+    /// Driver: a new inbound connection. Refused (and so closed) when nobody takes it.
     pub(crate) fn push_incoming(&self, incoming: Incoming, wakes: &mut Wakes) {
         let mut state = lock(&self.state);
-        if state.lifecycle == Lifecycle::Used {
+        let wanted = state.accepting && state.lifecycle == Lifecycle::Used;
+        if wanted && state.incoming.len() < MAX_INCOMING {
             state.incoming.push_back(incoming);
             wakes.extend(state.incoming_waker.take());
         } else {
@@ -223,10 +231,20 @@ impl SocketShared {
         }
     }
 
-    /// Forgets (and so closes) the inbound connections that nobody has taken.
-    pub(crate) fn clear_incoming(&self) {
-        let unclaimed = mem::take(&mut lock(&self.state).incoming);
+    /// Takes inbound connections from now on, or no longer; those that nobody has taken are closed then.
+    pub(crate) fn set_accepting(&self, accept: bool) {
+        let unclaimed = {
+            let mut state = lock(&self.state);
+            state.accepting = accept;
+            if accept {
+                VecDeque::new()
+            } else {
+                mem::take(&mut state.incoming)
+            }
+        };
         drop(unclaimed);
+        // Without a driver nothing comes in anyway.
+        self.push(Request::AcceptIncoming(accept)).ok();
     }
 
     /// The last [`SocketUser`] is gone.

@@ -64,6 +64,24 @@ pub(crate) struct Socket {
     buffers: Box<[u8]>,
 }
 
+/// Sets the options of `quinn-udp`.
+fn socket_state(io: &UdpSocket) -> io::Result<UdpSocketState> {
+    let state = UdpSocketState::new(io.into())?;
+    if let Err(error) = state.enable_transport_errors(io.into()) {
+        tracing::debug!(%error, "unreachable peers are found by timeout only");
+    }
+    Ok(state)
+}
+
+/// Errors of sending from an address that this host does not have.
+fn is_lost_address(kind: io::ErrorKind) -> bool {
+    icmp::is_unreachable(kind)
+        || matches!(
+            kind,
+            io::ErrorKind::InvalidInput | io::ErrorKind::AddrNotAvailable
+        )
+}
+
 impl Socket {
     /// Binds a socket. IPv6 sockets take IPv6 only, so that both families can use one port number.
     ///
@@ -90,10 +108,7 @@ impl Socket {
             }
         }
         let io = Arc::new(UdpSocket::from_std(socket.into())?);
-        let state = UdpSocketState::new((&*io).into())?;
-        if let Err(error) = state.enable_transport_errors((&*io).into()) {
-            tracing::debug!(%error, "unreachable peers are found by timeout only");
-        }
+        let state = socket_state(&io)?;
         Ok(Self {
             local_addr: io.local_addr()?,
             errors: ErrorQueue::new(Arc::clone(&io)),
@@ -108,22 +123,22 @@ impl Socket {
         self.local_addr
     }
 
-    /// Receives with one system call and hands over the datagrams one by one.
+    /// Receives with one system call and hands over the datagrams one by one; their number.
     ///
     /// An error is none of the socket's own: it goes on working.
     pub(crate) fn poll_recv(
         &mut self,
         cx: &mut Context<'_>,
         mut deliver: impl FnMut(Datagram<'_>),
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.io.poll_recv_ready(cx))?;
             let mut meta = [RecvMeta::default(); SLOTS];
             match self.try_recv(&mut meta) {
                 Ok(0) => {}
                 Ok(filled) => {
-                    self.split(&meta[..filled], &mut deliver);
-                    return Poll::Ready(Ok(()));
+                    let datagrams = self.split(&meta[..filled], &mut deliver);
+                    return Poll::Ready(Ok(datagrams));
                 }
                 Err(error) => {
                     self.errors.note(&error);
@@ -155,11 +170,13 @@ impl Socket {
         }
     }
 
-    /// Takes apart what GRO has put together.
-    fn split(&self, meta: &[RecvMeta], deliver: &mut impl FnMut(Datagram<'_>)) {
+    /// Takes apart what GRO has put together. The number of datagrams.
+    fn split(&self, meta: &[RecvMeta], deliver: &mut impl FnMut(Datagram<'_>)) -> usize {
+        let mut datagrams = 0;
         for (meta, buffer) in meta.iter().zip(self.buffers.chunks_exact(SLOT_SIZE)) {
             let stride = meta.stride.max(1);
             for contents in buffer[..meta.len].chunks(stride) {
+                datagrams += 1;
                 deliver(Datagram {
                     local_ip: meta.dst_ip,
                     remote: meta.addr,
@@ -167,6 +184,7 @@ impl Socket {
                 });
             }
         }
+        datagrams
     }
 
     /// Sends what follows the first `offset` bytes of a transmit and moves `offset` on. When it is `Pending`, the same
@@ -178,6 +196,7 @@ impl Socket {
         offset: &mut usize,
     ) -> Poll<Sent> {
         let mut outcome = Sent::Done;
+        let mut source_ip = transmit.source_ip;
         // A socket reports a past ICMP error in place of its next operation: once more is not a second failure.
         let mut retried = false;
         while *offset < transmit.contents.len() {
@@ -188,7 +207,7 @@ impl Socket {
                 ecn: None,
                 contents: &rest[..length],
                 segment_size,
-                src_ip: transmit.source_ip,
+                src_ip: source_ip,
             };
             let result = self.io.try_io(Interest::WRITABLE, || {
                 self.state.try_send((&*self.io).into(), &portion)
@@ -205,6 +224,12 @@ impl Socket {
                     self.errors.note(&error);
                     retried = true;
                 }
+                Err(error) if source_ip.is_some() && is_lost_address(error.kind()) => {
+                    // The address may be gone from this host: the system chooses another, and the peer's checks decide
+                    // what to make of it.
+                    source_ip = None;
+                    self.restore_segmentation();
+                }
                 Err(_) if segment_size.is_some() && self.state.max_gso_segments() == 1 => {
                     // The network card cannot segment; the state remembers that and the portions get smaller.
                 }
@@ -218,6 +243,15 @@ impl Socket {
             }
         }
         Poll::Ready(outcome)
+    }
+
+    /// `quinn-udp` takes `EINVAL` for missing GSO and gives it up for good; a new state finds out again.
+    fn restore_segmentation(&mut self) {
+        if self.state.max_gso_segments() == 1
+            && let Ok(state) = socket_state(&self.io)
+        {
+            self.state = state;
+        }
     }
 
     /// How much of `rest` bytes one call may take, and the segment size to say when that is several datagrams.

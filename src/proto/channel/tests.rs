@@ -8,7 +8,13 @@ use crate::proto::frame;
 const MAX: usize = 1 << 14;
 
 fn channel() -> Channel {
-    Channel::open(ChannelId { stream: 2, generation: 0 }, MAX)
+    Channel::open(
+        ChannelId {
+            stream: 2,
+            generation: 0,
+        },
+        MAX,
+    )
 }
 
 fn flag(flag: Flag) -> Bytes {
@@ -41,7 +47,10 @@ fn data_and_fin_in_one_frame_gives_the_data_first() {
     let mut channel = channel();
     // length 6: flag 0, message "hi"
     channel.on_message(raw(&[6, 0x08, 0, 0x12, 2, b'h', b'i']));
-    assert_eq!((channel.read(), channel.read()), (Read::Data(raw(b"hi")), Read::Eof));
+    assert_eq!(
+        (channel.read(), channel.read()),
+        (Read::Data(raw(b"hi")), Read::Eof)
+    );
 }
 
 #[test]
@@ -66,7 +75,10 @@ fn unknown_flags_and_fields_are_skipped() {
     let mut channel = channel();
     channel.on_message(raw(&[2, 0x08, 9]));
     channel.on_message(raw(&[6, 0x28, 1, 0x12, 2, b'h', b'i']));
-    assert_eq!((channel.read(), channel.read()), (Read::Data(raw(b"hi")), Read::Blocked));
+    assert_eq!(
+        (channel.read(), channel.read()),
+        (Read::Data(raw(b"hi")), Read::Blocked)
+    );
 }
 
 #[test]
@@ -75,7 +87,10 @@ fn a_reset_drops_what_was_not_read_and_ends_both_halves() {
     channel.on_message(data(b"lost"));
     let reaction = channel.on_message(raw(&[4, 0x08, 2, 0x18, 7]));
     assert!(reaction.readable && reaction.send_changed);
-    assert_eq!((channel.read(), channel.read()), (Read::Reset(Some(7)), Read::Reset(Some(7))));
+    assert_eq!(
+        (channel.read(), channel.read()),
+        (Read::Reset(Some(7)), Read::Reset(Some(7)))
+    );
     assert_eq!(channel.send, SendHalf::Reset);
     assert!(channel.is_done());
 }
@@ -91,14 +106,20 @@ fn a_channel_closed_without_fin_reads_as_reset_and_with_fin_as_end_of_file() {
     ended.on_message(data(b"all"));
     ended.on_message(flag(Flag::Fin));
     ended.on_link_closed();
-    assert_eq!((ended.read(), ended.read()), (Read::Data(raw(b"all")), Read::Eof));
+    assert_eq!(
+        (ended.read(), ended.read()),
+        (Read::Data(raw(b"all")), Read::Eof)
+    );
 }
 
 #[test]
 fn stop_sending_ends_writing_without_a_reply() {
     let mut channel = channel();
     let reaction = channel.on_message(flag(Flag::StopSending));
-    assert_eq!((reaction.send_changed, reaction.reset, channel.send), (true, false, SendHalf::Stopped));
+    assert_eq!(
+        (reaction.send_changed, reaction.reset, channel.send),
+        (true, false, SendHalf::Stopped)
+    );
     assert_eq!(channel.read(), Read::Blocked);
 }
 
@@ -133,7 +154,11 @@ fn after_our_stop_sending_data_is_dropped_and_fin_still_answered() {
 
 #[test]
 fn frames_over_the_limit_or_undecodable_call_for_a_reset() {
-    for message in [raw(&[0xff, 0xff, 0x7f]), raw(&[2, 0x12, 5]), raw(&[1, 0x0f])] {
+    for message in [
+        raw(&[0xff, 0xff, 0x7f]),
+        raw(&[2, 0x12, 5]),
+        raw(&[1, 0x0f]),
+    ] {
         assert!(channel().on_message(message.clone()).reset, "{message:?}");
     }
 }
@@ -146,7 +171,13 @@ fn a_frame_may_come_in_pieces_on_an_ordered_channel_but_not_on_an_unordered_one(
     ordered.on_message(frame.slice(1..));
     assert_eq!(ordered.read(), Read::Data(raw(b"pieces")));
 
-    let mut unordered = Channel::early(ChannelId { stream: 3, generation: 0 }, MAX);
+    let mut unordered = Channel::early(
+        ChannelId {
+            stream: 3,
+            generation: 0,
+        },
+        MAX,
+    );
     unordered.on_open(true);
     assert!(!unordered.on_message(frame.clone()).reset);
     assert!(unordered.on_message(frame.slice(..3)).reset);
@@ -154,14 +185,28 @@ fn a_frame_may_come_in_pieces_on_an_ordered_channel_but_not_on_an_unordered_one(
 
 #[test]
 fn messages_before_the_open_are_kept_up_to_a_bound() {
-    let mut channel = Channel::early(ChannelId { stream: 3, generation: 0 }, MAX);
+    let mut channel = Channel::early(
+        ChannelId {
+            stream: 3,
+            generation: 0,
+        },
+        MAX,
+    );
     channel.on_message(data(b"early"));
     assert_eq!(channel.read(), Read::Blocked);
     assert!(channel.on_open(false).readable);
     assert_eq!(channel.read(), Read::Data(raw(b"early")));
 
-    let mut flooded = Channel::early(ChannelId { stream: 3, generation: 0 }, MAX);
-    let resets = (0..20).filter(|_| flooded.on_message(data(b"x")).reset).count();
+    let mut flooded = Channel::early(
+        ChannelId {
+            stream: 3,
+            generation: 0,
+        },
+        MAX,
+    );
+    let resets = (0..20)
+        .filter(|_| flooded.on_message(data(b"x")).reset)
+        .count();
     assert_eq!(resets, 20 - MAX_EARLY_MESSAGES);
 }
 

@@ -9,7 +9,7 @@ use crate::proto::{
     credentials::IceVersion,
     dcep::{self, Dcep},
     engine::sctp::{Message, Ppid},
-    error::{CloseReason, DropReason, PeerMisbehaved},
+    error::{CloseReason, DropReason, PeerMisbehaved, Phase},
     event::{ChannelId, Event, Side},
     frame::{self, Flag},
 };
@@ -23,15 +23,21 @@ impl Connection {
     pub(super) fn open_handshake_channel(&mut self, limits: &Limits) {
         if let Some(sctp) = &mut self.sctp {
             // Fails only if the peer's first message made the stream already.
-            let _ = sctp.open(ChannelId::HANDSHAKE.stream);
+            sctp.open(ChannelId::HANDSHAKE.stream).unwrap_or_default();
         }
         let channel = Channel::open(ChannelId::HANDSHAKE, limits.max_receive_frame_size);
-        self.channels.entry(ChannelId::HANDSHAKE.stream).or_insert(channel);
+        self.channels
+            .entry(ChannelId::HANDSHAKE.stream)
+            .or_insert(channel);
     }
 
     /// Opens a channel. Data may follow at once: OPEN needs no answer (RFC 8832 section 4).
     pub(crate) fn open(&mut self, cx: &mut Context<'_>) -> Option<ChannelId> {
-        let id = if self.authenticated && self.closing.is_none() { self.try_open(cx) } else { None };
+        let id = if self.authenticated && self.closing.is_none() {
+            self.try_open(cx)
+        } else {
+            None
+        };
         self.open_refused = id.is_none();
         id
     }
@@ -49,7 +55,8 @@ impl Connection {
         let mut open = BytesMut::new();
         dcep::encode_open("", "", &mut open);
         self.send_message(stream, Ppid::Dcep, &open.freeze());
-        self.channels.insert(stream, Channel::open(id, cx.limits.max_receive_frame_size));
+        self.channels
+            .insert(stream, Channel::open(id, cx.limits.max_receive_frame_size));
         cx.counters.channels_opened += 1;
         Some(id)
     }
@@ -70,7 +77,10 @@ impl Connection {
 
     fn next_id(&mut self, stream: u16) -> ChannelId {
         self.generation = self.generation.wrapping_add(1).max(1);
-        ChannelId { stream, generation: self.generation }
+        ChannelId {
+            stream,
+            generation: self.generation,
+        }
     }
 
     /// The channel behind an id.
@@ -82,7 +92,9 @@ impl Connection {
     }
 
     pub(super) fn send_message(&mut self, stream: u16, ppid: Ppid, message: &Bytes) -> bool {
-        self.sctp.as_mut().is_some_and(|sctp| sctp.write(stream, ppid, message).is_ok())
+        self.sctp
+            .as_mut()
+            .is_some_and(|sctp| sctp.write(stream, ppid, message).is_ok())
     }
 
     pub(super) fn send_flag(&mut self, stream: u16, flag: Flag, code: Option<u32>) {
@@ -96,7 +108,9 @@ impl Connection {
         if !self.channels.contains_key(&stream) && !self.admit(stream, cx) {
             return;
         }
-        let Some(channel) = self.channels.get_mut(&stream) else { return };
+        let Some(channel) = self.channels.get_mut(&stream) else {
+            return;
+        };
         channel.has_messages = true;
         if !channel.queued_for_reading {
             channel.queued_for_reading = true;
@@ -107,10 +121,14 @@ impl Connection {
     /// A stream that was not there before. False: it is refused and reset.
     fn admit(&mut self, stream: u16, cx: &mut Context<'_>) -> bool {
         let theirs_is_even = self.side == Side::Listener;
-        let right_parity = (stream % 2 == 0) == theirs_is_even || stream == ChannelId::HANDSHAKE.stream;
+        let right_parity =
+            stream.is_multiple_of(2) == theirs_is_even || stream == ChannelId::HANDSHAKE.stream;
         let early = !self.authenticated && self.channels.len() > MAX_EARLY_CHANNELS;
         if early {
-            self.end(CloseReason::Misbehaved(PeerMisbehaved::TooManyEarlyChannels), cx);
+            self.end(
+                CloseReason::Misbehaved(PeerMisbehaved::TooManyEarlyChannels),
+                cx,
+            );
             return false;
         }
         if !right_parity || self.channels.len() >= cx.limits.max_streams || self.closing.is_some() {
@@ -118,8 +136,15 @@ impl Connection {
             Self::drop_packet(cx, DropReason::StrayMessage);
             return false;
         }
-        let id = self.next_id(stream);
-        self.channels.insert(stream, Channel::early(id, cx.limits.max_receive_frame_size));
+        let max_frame = cx.limits.max_receive_frame_size;
+        // The first use of stream 0 is the handshake channel, which needs no OPEN. Its data may overtake the end of
+        // the SCTP set-up.
+        let channel = if stream == ChannelId::HANDSHAKE.stream && self.phase < Phase::Noise {
+            Channel::open(ChannelId::HANDSHAKE, max_frame)
+        } else {
+            Channel::early(self.next_id(stream), max_frame)
+        };
+        self.channels.insert(stream, channel);
         true
     }
 
@@ -127,7 +152,7 @@ impl Connection {
         self.send_flag(stream, Flag::ResetStream, None);
         if let Some(sctp) = &mut self.sctp {
             // Fails only when the peer reset it in the same moment.
-            let _ = sctp.reset(stream);
+            sctp.reset(stream).unwrap_or_default();
         }
     }
 
@@ -136,7 +161,9 @@ impl Connection {
         match message.ppid {
             Ppid::Dcep => self.on_dcep(stream, message.data, cx),
             Ppid::Binary => {
-                let Some(channel) = self.channels.get_mut(&stream) else { return };
+                let Some(channel) = self.channels.get_mut(&stream) else {
+                    return;
+                };
                 let before = channel.buffered();
                 let reaction = channel.on_message(message.data);
                 self.buffered = (self.buffered + channel.buffered()).saturating_sub(before);
@@ -148,14 +175,19 @@ impl Connection {
     }
 
     fn on_dcep(&mut self, stream: u16, message: Bytes, cx: &mut Context<'_>) {
-        let Ok(Dcep::Open(open)) = dcep::parse(message) else { return };
-        let Some(channel) = self.channels.get_mut(&stream) else { return };
+        let Ok(Dcep::Open(open)) = dcep::parse(message) else {
+            return;
+        };
+        let Some(channel) = self.channels.get_mut(&stream) else {
+            return;
+        };
         if channel.link != Link::Early {
             // A second OPEN on a stream in use is refused (RFC 8832 section 6).
             Self::drop_packet(cx, DropReason::StrayMessage);
             return;
         }
-        if self.unaccepted >= cx.limits.max_unaccepted_streams {
+        // A stream with holes is none: only reliable channels are taken, in order or not.
+        if self.unaccepted >= cx.limits.max_unaccepted_streams || !open.is_reliable() {
             let id = channel.id;
             self.reset(id, cx);
             return;
@@ -168,18 +200,23 @@ impl Connection {
         dcep::encode_ack(&mut ack);
         self.send_message(stream, Ppid::Dcep, &ack.freeze());
         if self.authenticated {
-            self.events.push_back(Event::ChannelOpened(id));
+            self.announce(id);
         } else {
-            self.early_opened.push(stream);
+            self.early_opened.push(id);
         }
         self.react(stream, reaction, cx);
     }
 
     pub(super) fn announce_early_channels(&mut self) {
-        for stream in std::mem::take(&mut self.early_opened) {
-            if let Some(channel) = self.channels.get(&stream) {
-                self.events.push_back(Event::ChannelOpened(channel.id));
-            }
+        for id in std::mem::take(&mut self.early_opened) {
+            self.announce(id);
+        }
+    }
+
+    fn announce(&mut self, id: ChannelId) {
+        if let Some(channel) = self.channel(id) {
+            channel.announced = true;
+            self.events.push_back(Event::ChannelOpened(id));
         }
     }
 
@@ -194,13 +231,15 @@ impl Connection {
 
     /// Carries out what a message called for.
     pub(super) fn react(&mut self, stream: u16, reaction: Reaction, cx: &mut Context<'_>) {
-        let Some(channel) = self.channels.get_mut(&stream) else { return };
+        let Some(channel) = self.channels.get_mut(&stream) else {
+            return;
+        };
         let id = channel.id;
-        if reaction.readable && channel.reader_waits && !channel.released {
+        if reaction.readable && channel.reader_waits && channel.has_listener() {
             channel.reader_waits = false;
             self.events.push_back(Event::ChannelReadable(id));
         }
-        if reaction.send_changed && !channel.released {
+        if reaction.send_changed && channel.has_listener() {
             self.events.push_back(Event::ChannelWritable(id));
         }
         if reaction.reset {
@@ -215,8 +254,10 @@ impl Connection {
     }
 
     fn notify_reader(&mut self, id: ChannelId) {
-        let Some(channel) = self.channel(id) else { return };
-        if channel.reader_waits && !channel.released {
+        let Some(channel) = self.channel(id) else {
+            return;
+        };
+        if channel.reader_waits && channel.has_listener() {
             channel.reader_waits = false;
             self.events.push_back(Event::ChannelReadable(id));
         }
@@ -230,7 +271,9 @@ impl Connection {
     fn acknowledge_fin(&mut self, id: ChannelId, cx: &mut Context<'_>) {
         let hold = self.may_be_upstream_rust();
         let deadline = cx.now + cx.limits.fin_ack_delay;
-        let Some(channel) = self.channel(id) else { return };
+        let Some(channel) = self.channel(id) else {
+            return;
+        };
         if hold && channel.send == SendHalf::Open {
             channel.owes_fin_ack = true;
             self.set_channel_timer(id.stream, Some(deadline));
@@ -261,7 +304,12 @@ impl Connection {
     /// FIN.
     pub(crate) fn finish(&mut self, id: ChannelId, cx: &mut Context<'_>) {
         let deadline = cx.now + cx.limits.fin_ack_timeout;
-        let Some(channel) = self.channel(id).filter(|channel| channel.send == SendHalf::Open) else { return };
+        let Some(channel) = self
+            .channel(id)
+            .filter(|channel| channel.send == SendHalf::Open)
+        else {
+            return;
+        };
         channel.send = SendHalf::FinSent;
         self.send_flag(id.stream, Flag::Fin, None);
         self.pay_fin_ack(id.stream);
@@ -270,7 +318,9 @@ impl Connection {
 
     /// STOP_SENDING.
     pub(crate) fn stop(&mut self, id: ChannelId, cx: &mut Context<'_>) {
-        let Some(channel) = self.channel(id) else { return };
+        let Some(channel) = self.channel(id) else {
+            return;
+        };
         let before = channel.buffered();
         let stopped = channel.stop_locally();
         let after = channel.buffered();
@@ -284,7 +334,12 @@ impl Connection {
 
     /// RESET of both halves.
     pub(crate) fn reset(&mut self, id: ChannelId, cx: &mut Context<'_>) {
-        let Some(channel) = self.channel(id).filter(|channel| channel.link != Link::Closing) else { return };
+        let Some(channel) = self
+            .channel(id)
+            .filter(|channel| channel.link != Link::Closing)
+        else {
+            return;
+        };
         let was_early = channel.link == Link::Early;
         let tell = channel.send != SendHalf::Reset;
         let before = channel.buffered();
@@ -310,7 +365,9 @@ impl Connection {
             self.forget(&channel, cx);
             return;
         }
-        let Some(channel) = self.channel(id) else { return };
+        let Some(channel) = self.channel(id) else {
+            return;
+        };
         channel.released = true;
         let unaccepted = std::mem::take(&mut channel.unaccepted);
         let (send, receive) = (channel.send, channel.receive);
@@ -326,7 +383,9 @@ impl Connection {
 
     /// Closes the data channel when neither side will send on it.
     pub(super) fn close_if_done(&mut self, stream: u16) {
-        let Some(channel) = self.channels.get_mut(&stream) else { return };
+        let Some(channel) = self.channels.get_mut(&stream) else {
+            return;
+        };
         // Nobody resets the handshake channel: peers differ in what they make of it.
         if stream == ChannelId::HANDSHAKE.stream && channel.id == ChannelId::HANDSHAKE {
             return;
@@ -337,14 +396,15 @@ impl Connection {
         channel.link = Link::Closing;
         self.set_channel_timer(stream, None);
         let Some(sctp) = &mut self.sctp else { return };
-        if sctp.reset(stream).is_ok() {
-            self.closing_streams += 1;
-        }
+        // Fails only when the peer reset it in the same moment.
+        sctp.reset(stream).unwrap_or_default();
     }
 
     /// The peer reset its side of a stream and all its data was read. SCTP answers with our reset.
     pub(super) fn on_stream_reset(&mut self, stream: u16, cx: &mut Context<'_>) {
-        let Some(channel) = self.channels.get_mut(&stream) else { return };
+        let Some(channel) = self.channels.get_mut(&stream) else {
+            return;
+        };
         if channel.link == Link::Closing {
             return;
         }
@@ -353,20 +413,24 @@ impl Connection {
         let after = channel.buffered();
         channel.has_messages = false;
         self.buffered = (self.buffered + after).saturating_sub(before);
-        self.closing_streams += 1;
         self.set_channel_timer(stream, None);
         self.react(stream, reaction, cx);
     }
 
     /// Both directions are reset: the id is free. A handle that still reads keeps its channel beside the table.
     pub(super) fn on_reset_complete(&mut self, stream: u16, cx: &mut Context<'_>) {
-        if self.channels.get(&stream).is_none_or(|channel| channel.link != Link::Closing) {
+        if self
+            .channels
+            .get(&stream)
+            .is_none_or(|channel| channel.link != Link::Closing)
+        {
             return;
         }
         self.set_channel_timer(stream, None);
         self.full.remove(&stream);
-        let Some(channel) = self.channels.remove(&stream) else { return };
-        self.closing_streams = self.closing_streams.saturating_sub(1);
+        let Some(channel) = self.channels.remove(&stream) else {
+            return;
+        };
         self.free_stream_id(stream);
         if channel.released {
             self.forget(&channel, cx);
@@ -377,7 +441,7 @@ impl Connection {
 
     fn free_stream_id(&mut self, stream: u16) {
         let ours_are_even = self.side == Side::Dialer;
-        if (stream % 2 == 0) == ours_are_even && stream != ChannelId::HANDSHAKE.stream {
+        if stream.is_multiple_of(2) == ours_are_even && stream != ChannelId::HANDSHAKE.stream {
             self.free_streams.push_back(stream);
             if std::mem::take(&mut self.open_refused) {
                 self.events.push_back(Event::OpenPossible);
@@ -387,8 +451,13 @@ impl Connection {
 
     fn forget(&mut self, channel: &Channel, cx: &mut Context<'_>) {
         self.buffered = self.buffered.saturating_sub(channel.buffered());
-        self.unaccepted = self.unaccepted.saturating_sub(usize::from(channel.unaccepted));
-        cx.counters.channels_closed += 1;
-        self.events.push_back(Event::ChannelClosed(channel.id));
+        self.unaccepted = self
+            .unaccepted
+            .saturating_sub(usize::from(channel.unaccepted));
+        // One that was refused never counted as open.
+        if channel.announced {
+            cx.counters.channels_closed += 1;
+            self.events.push_back(Event::ChannelClosed(channel.id));
+        }
     }
 }

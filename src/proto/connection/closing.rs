@@ -31,7 +31,8 @@ impl Connection {
             let dtls = &mut self.dtls;
             sctp.poll_packets(cx.now, |packet| {
                 // A session that failed already cannot carry the goodbye either.
-                let _ = dtls.send(cx.now, packet, path, &mut scratch);
+                dtls.send(cx.now, packet, path, &mut scratch)
+                    .unwrap_or_default();
             });
         }
         self.dtls.close(cx.now, path, &mut scratch);

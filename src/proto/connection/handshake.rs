@@ -2,6 +2,8 @@
 
 use std::mem;
 
+use rand::RngExt;
+
 use super::{Connection, Context, Ice, hello_pause};
 use crate::proto::{
     engine::{
@@ -26,8 +28,12 @@ pub(super) struct Unproven {
 }
 
 impl Unproven {
-    pub(super) fn new(received: usize) -> Self {
-        Self { received, sent: 0 }
+    pub(super) fn new(received: usize, sent: usize) -> Self {
+        Self { received, sent }
+    }
+
+    pub(super) fn send(&mut self, len: usize) {
+        self.sent = self.sent.saturating_add(len);
     }
 
     pub(super) fn receive(&mut self, len: usize) {
@@ -37,7 +43,7 @@ impl Unproven {
     fn allows(&mut self, len: usize) -> bool {
         let allowed = self.sent + len <= self.received.saturating_mul(AMPLIFICATION);
         if allowed {
-            self.sent += len;
+            self.send(len);
         }
         allowed
     }
@@ -72,9 +78,19 @@ impl Connection {
     /// answers both at once, which saves a round trip.
     pub(super) fn send_checks(&mut self, cx: &mut Context<'_>) {
         let path = self.path();
+        let quiet = cx.now.saturating_duration_since(self.last_received);
         if let Ice::Prober(prober) = &mut self.ice {
+            // On an idle connection each consent check goes with a heartbeat, for both sides' sake.
+            if prober.poll_timeout() <= cx.now
+                && quiet >= cx.limits.keepalive_interval / 2
+                && let Some(sctp) = &mut self.sctp
+            {
+                sctp.heartbeat();
+            }
             let outbox = &mut *cx.outbox;
-            prober.checks(cx.now, cx.rng, |check| outbox.push(path.remote, path.local_ip, check));
+            prober.checks(cx.now, cx.rng, |check| {
+                outbox.push(path.remote, path.local_ip, check)
+            });
         }
         let Some(setup) = &mut self.setup else { return };
         if setup.hello_again.is_some_and(|at| at <= cx.now) {
@@ -83,7 +99,12 @@ impl Connection {
                 cx.outbox.push(path.remote, path.local_ip, &datagram);
             }
         }
-        if self.is_probing() && self.setup.as_ref().is_some_and(|setup| setup.hello.is_empty()) {
+        if self.is_probing()
+            && self
+                .setup
+                .as_ref()
+                .is_some_and(|setup| setup.hello.is_empty())
+        {
             self.send_hello(cx);
         }
     }
@@ -137,14 +158,20 @@ impl Connection {
         }
     }
 
-    fn is_unproven(&self) -> bool {
-        self.setup.as_ref().is_some_and(|setup| setup.unproven.is_some())
+    /// Whether the peer has yet to prove that it receives (listener).
+    pub(crate) fn is_unproven(&self) -> bool {
+        self.setup
+            .as_ref()
+            .is_some_and(|setup| setup.unproven.is_some())
     }
 
     fn send_within_budget(&mut self, scratch: &mut Outbox, cx: &mut Context<'_>) {
         let path = self.path();
         for datagram in datagrams(scratch) {
-            let unproven = self.setup.as_mut().and_then(|setup| setup.unproven.as_mut());
+            let unproven = self
+                .setup
+                .as_mut()
+                .and_then(|setup| setup.unproven.as_mut());
             if unproven.is_none_or(|unproven| unproven.allows(datagram.len())) {
                 cx.outbox.push(path.remote, path.local_ip, &datagram);
             } else {
@@ -161,7 +188,11 @@ impl Connection {
             }
             match event {
                 DtlsEvent::PeerCertificate(fingerprint) => {
-                    let pinned = self.setup.as_ref().map(|setup| setup.fingerprints.as_slice()).unwrap_or_default();
+                    let pinned = self
+                        .setup
+                        .as_ref()
+                        .map(|setup| setup.fingerprints.as_slice())
+                        .unwrap_or_default();
                     // Pinned before Noise: a man in the middle must not get further than this.
                     if self.side == Side::Dialer && !pinned.contains(&fingerprint) {
                         self.end(CloseReason::CertificateMismatch, cx);
@@ -197,13 +228,14 @@ impl Connection {
         self.setup = None;
         self.last_received = cx.now;
         let limits = Self::sctp_limits(cx.limits);
-        self.sctp = Some(match self.side {
-            Side::Dialer => Sctp::dialer(limits),
-            Side::Listener => {
-                self.events.push_back(Event::Incoming { remote: self.remote, local_ip: self.local_ip });
-                Sctp::listener(limits)
-            }
-        });
+        // Both sides send INIT: the listener's travels with the end of its DTLS handshake, which saves a round trip.
+        self.sctp = Some(Sctp::new(limits, true, cx.rng.random(), cx.now));
+        if self.side == Side::Listener {
+            self.events.push_back(Event::Incoming {
+                remote: self.remote,
+                local_ip: self.local_ip,
+            });
+        }
     }
 
     /// Consequences of what SCTP took in.
@@ -211,20 +243,24 @@ impl Connection {
         while let Some(event) = self.sctp.as_mut().and_then(Sctp::poll_event) {
             match event {
                 SctpEvent::Connected => self.on_sctp_connected(cx),
-                SctpEvent::Opened(stream) | SctpEvent::Readable(stream) => self.on_readable(stream, cx),
+                SctpEvent::Opened(stream) | SctpEvent::Readable(stream) => {
+                    self.on_readable(stream, cx)
+                }
                 SctpEvent::Reset(stream) => self.on_stream_reset(stream, cx),
                 SctpEvent::ResetComplete(stream) => self.on_reset_complete(stream, cx),
                 SctpEvent::ClosedByPeer => {
                     self.read_messages(cx);
                     self.end(CloseReason::Remote, cx);
                 }
-                SctpEvent::Failed(text) => self.end_failed(text, cx),
+                SctpEvent::Failed(text) => self.end_failed(text.to_owned(), cx),
             }
         }
     }
 
     fn on_sctp_connected(&mut self, cx: &mut Context<'_>) {
-        let (Some(remote_fingerprint), Phase::Sctp) = (self.remote_fingerprint, self.phase) else { return };
+        let (Some(remote_fingerprint), Phase::Sctp) = (self.remote_fingerprint, self.phase) else {
+            return;
+        };
         self.move_to_phase(Phase::Noise, cx);
         self.open_handshake_channel(cx.limits);
         let version = match &self.ice {
@@ -234,7 +270,10 @@ impl Connection {
                 None => return,
             },
         };
-        self.events.push_back(Event::Ready { remote_fingerprint, version });
+        self.events.push_back(Event::Ready {
+            remote_fingerprint,
+            version,
+        });
     }
 
     /// Noise is done: the set-up is over.
@@ -253,7 +292,10 @@ impl Connection {
 pub(super) fn datagrams(scratch: &mut Outbox) -> Vec<Vec<u8>> {
     let mut datagrams = Vec::new();
     while let Some(transmit) = scratch.pop() {
-        let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
+        let size = transmit
+            .segment_size
+            .unwrap_or(transmit.contents.len())
+            .max(1);
         datagrams.extend(transmit.contents.chunks(size).map(<[u8]>::to_vec));
     }
     datagrams

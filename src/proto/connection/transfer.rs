@@ -8,7 +8,7 @@ use super::{Connection, Context};
 use crate::proto::{
     channel::{Link, ReceiveHalf, SendHalf},
     config::{LONG_PATH, LONG_PATH_FACTOR, Limits},
-    engine::sctp::{Ppid, Sctp},
+    engine::sctp::Ppid,
     event::{ChannelId, Event, Read, Write},
     frame,
 };
@@ -24,16 +24,12 @@ impl Connection {
     /// What has none stays in SCTP, so that its window closes and the peer stops: that is the back-pressure.
     pub(super) fn read_messages(&mut self, cx: &mut Context<'_>) {
         while self.buffered < cx.limits.max_connection_buffer {
-            let Some(stream) = self.read_queue.pop_front() else { break };
+            let Some(stream) = self.read_queue.pop_front() else {
+                break;
+            };
             self.read_channel(stream, cx);
         }
         let paused = !self.full.is_empty() || !self.read_queue.is_empty();
-        if let Some(sctp) = &mut self.sctp {
-            sctp.set_paused(paused);
-            if self.closing_streams > 0 {
-                sctp.acknowledge(cx.now);
-            }
-        }
         self.stall_check = match (paused, self.stall_check) {
             (true, None) => Some(cx.now + cx.limits.stalled_stream_timeout),
             (true, check) => check,
@@ -43,7 +39,9 @@ impl Connection {
 
     fn read_channel(&mut self, stream: u16, cx: &mut Context<'_>) {
         loop {
-            let Some(channel) = self.channels.get_mut(&stream) else { return };
+            let Some(channel) = self.channels.get_mut(&stream) else {
+                return;
+            };
             channel.queued_for_reading = false;
             if channel.link == Link::Closing {
                 return;
@@ -75,7 +73,9 @@ impl Connection {
     /// The next bytes of a channel.
     pub(crate) fn read(&mut self, id: ChannelId, cx: &mut Context<'_>) -> Read {
         let now = cx.now;
-        let Some(channel) = self.channel(id) else { return Read::Reset(None) };
+        let Some(channel) = self.channel(id) else {
+            return Read::Reset(None);
+        };
         let before = channel.buffered();
         let mut read = channel.read();
         channel.reader_waits = read == Read::Blocked;
@@ -93,7 +93,9 @@ impl Connection {
 
     /// Reading went on because there was room again: there may be bytes now.
     fn read_again(&mut self, id: ChannelId) -> Read {
-        let Some(channel) = self.channel(id) else { return Read::Reset(None) };
+        let Some(channel) = self.channel(id) else {
+            return Read::Reset(None);
+        };
         let before = channel.buffered();
         let read = channel.read();
         channel.reader_waits = read == Read::Blocked;
@@ -102,9 +104,12 @@ impl Connection {
         read
     }
 
-    /// A channel has room again: goes on reading it, and tells the peer that the window is open.
+    /// A channel has room again: goes on reading it, which opens the window.
     pub(super) fn resume_reading(&mut self, stream: u16, cx: &mut Context<'_>) {
-        let room = self.channels.get(&stream).is_none_or(|channel| channel.unread() < cx.limits.max_stream_buffer / 2);
+        let room = self
+            .channels
+            .get(&stream)
+            .is_none_or(|channel| channel.unread() < cx.limits.max_stream_buffer / 2);
         if room
             && self.full.remove(&stream)
             && let Some(channel) = self.channels.get_mut(&stream)
@@ -117,15 +122,16 @@ impl Connection {
             return;
         }
         self.read_messages(cx);
-        if let Some(sctp) = &mut self.sctp {
-            sctp.reopen_window(cx.now);
-        }
     }
 
     /// Bytes that may still be given to SCTP.
     fn send_room(&self, limits: &Limits) -> usize {
         let Some(sctp) = &self.sctp else { return 0 };
-        let factor = if sctp.rtt().is_some_and(|rtt| rtt > LONG_PATH) { LONG_PATH_FACTOR } else { 1 };
+        let factor = if sctp.rtt().is_some_and(|rtt| rtt > LONG_PATH) {
+            LONG_PATH_FACTOR
+        } else {
+            1
+        };
         (limits.max_send_buffer * factor).saturating_sub(sctp.buffered())
     }
 
@@ -137,7 +143,9 @@ impl Connection {
         let room = self.send_room(cx.limits);
         let others_wait = !self.writers.is_empty();
         let max_payload = frame::max_payload(cx.limits.max_frame_size);
-        let Some(channel) = self.channel(id) else { return Write::Closed };
+        let Some(channel) = self.channel(id) else {
+            return Write::Closed;
+        };
         match channel.send {
             SendHalf::Open => {}
             SendHalf::Stopped => return Write::Stopped,
@@ -164,7 +172,9 @@ impl Connection {
     }
 
     fn wait_for_room(&mut self, id: ChannelId) {
-        let Some(channel) = self.channel(id) else { return };
+        let Some(channel) = self.channel(id) else {
+            return;
+        };
         if !channel.writer_waits {
             channel.writer_waits = true;
             self.writers.push_back(id.stream);
@@ -177,7 +187,9 @@ impl Connection {
         while room >= QUANTUM.min(cx.limits.max_send_buffer / 4)
             && let Some(stream) = self.writers.pop_front()
         {
-            let Some(channel) = self.channels.get_mut(&stream) else { continue };
+            let Some(channel) = self.channels.get_mut(&stream) else {
+                continue;
+            };
             if std::mem::take(&mut channel.writer_waits) {
                 channel.writer_granted = true;
                 self.events.push_back(Event::ChannelWritable(channel.id));
@@ -190,7 +202,14 @@ impl Connection {
     pub(super) fn transmit(&mut self, cx: &mut Context<'_>) {
         let path = self.path();
         let now = cx.now;
-        let Self { sctp: Some(sctp), dtls, .. } = self else { return };
+        let Self {
+            sctp: Some(sctp),
+            dtls,
+            ..
+        } = self
+        else {
+            return;
+        };
         let mut failed = None;
         sctp.poll_packets(now, |packet| {
             if failed.is_none() {
@@ -203,7 +222,9 @@ impl Connection {
     }
 
     pub(super) fn set_channel_timer(&mut self, stream: u16, timer: Option<Instant>) {
-        let Some(channel) = self.channels.get_mut(&stream) else { return };
+        let Some(channel) = self.channels.get_mut(&stream) else {
+            return;
+        };
         if let Some(old) = std::mem::replace(&mut channel.timer, timer) {
             self.channel_timers.remove(&(old, stream));
         }
@@ -223,8 +244,13 @@ impl Connection {
 
     fn channel_timeout(&mut self, stream: u16, cx: &mut Context<'_>) {
         self.pay_fin_ack(stream);
-        let on_its_way = self.sctp.as_mut().is_some_and(|sctp| sctp.stream_buffered(stream) > 0);
-        let Some(channel) = self.channels.get_mut(&stream) else { return };
+        let on_its_way = self
+            .sctp
+            .as_ref()
+            .is_some_and(|sctp| sctp.stream_buffered(stream) > 0);
+        let Some(channel) = self.channels.get_mut(&stream) else {
+            return;
+        };
         if channel.send != SendHalf::FinSent {
             return;
         }
@@ -245,7 +271,11 @@ impl Connection {
         let patience = cx.limits.stalled_stream_timeout;
         self.stall_check = Some(cx.now + patience);
         let closed = cx.limits.receive_window / CLOSED_WINDOW_SHARE;
-        if self.sctp.as_ref().is_none_or(|sctp| sctp.advertised_window() > closed) {
+        if self
+            .sctp
+            .as_ref()
+            .is_none_or(|sctp| sctp.advertised_window() > closed)
+        {
             return;
         }
         for id in self.unread_channels(cx.now, patience) {
@@ -256,7 +286,9 @@ impl Connection {
     }
 
     fn unread_channels(&self, now: Instant, patience: Duration) -> Vec<ChannelId> {
-        let idle = |since: Option<Instant>| since.is_none_or(|at| now.saturating_duration_since(at) >= patience);
+        let idle = |since: Option<Instant>| {
+            since.is_none_or(|at| now.saturating_duration_since(at) >= patience)
+        };
         self.full
             .iter()
             .filter_map(|stream| self.channels.get(stream))
@@ -268,10 +300,5 @@ impl Connection {
     fn react_to_reset(&mut self, id: ChannelId) {
         self.events.push_back(Event::ChannelReadable(id));
         self.events.push_back(Event::ChannelWritable(id));
-    }
-
-    /// Whether SCTP wants to be called again soon; for tests and figures.
-    pub(crate) fn send_buffered(&self) -> usize {
-        self.sctp.as_ref().map_or(0, Sctp::buffered)
     }
 }

@@ -7,12 +7,12 @@
 use std::{
     collections::VecDeque,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use dimpl::crypto::Dtls12CipherSuite;
+use dimpl::crypto::{CryptoProvider, Dtls12CipherSuite, SupportedDtls12CipherSuite, aws_lc_rs};
 
 use crate::proto::{fingerprint::Fingerprint, outbox::Outbox};
 
@@ -25,6 +25,13 @@ const MTU: usize = 1200;
 const RECORD_BUFFER: usize = 2048;
 /// A deadline further away than this is no deadline: the engine reports "nothing to do" that way.
 const FAR: Duration = Duration::from_secs(3600);
+
+/// Records sent under one AES-GCM key before the connection is closed. The engine draws the 64-bit nonces of AES-GCM at
+/// random, so after 2^28 of them (some 300 GiB) two are equal with a probability of 1 in 512; ChaCha20-Poly1305 counts
+/// its nonces and has no such bound.
+const MAX_RANDOM_NONCES: u64 = 1 << 28;
+/// TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 (RFC 7905).
+const CHACHA20_POLY1305: u16 = 0xcca9;
 
 /// The local certificate and its private key are of no use to DTLS.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,7 +57,10 @@ pub(crate) struct DtlsContext {
 
 impl DtlsContext {
     /// Checks the certificate and prepares the settings of all sessions.
-    pub(crate) fn new(identity: Identity, handshake_timeout: Duration) -> Result<Self, IdentityError> {
+    pub(crate) fn new(
+        identity: Identity,
+        handshake_timeout: Duration,
+    ) -> Result<Self, IdentityError> {
         let config = |cookie| {
             dimpl::Config::builder()
                 .mtu(MTU)
@@ -58,12 +68,7 @@ impl DtlsContext {
                 .flight_start_rto(FLIGHT_RTO)
                 .flight_retries(8)
                 .handshake_timeout(handshake_timeout)
-                // AES-GCM last: its nonces are random in this engine, those of ChaCha20 are counters.
-                .dtls12_cipher_suites(&[
-                    Dtls12CipherSuite::ECDHE_ECDSA_CHACHA20_POLY1305_SHA256,
-                    Dtls12CipherSuite::ECDHE_ECDSA_AES128_GCM_SHA256,
-                    Dtls12CipherSuite::ECDHE_ECDSA_AES256_GCM_SHA384,
-                ])
+                .with_crypto_provider(provider())
                 .build()
                 .map(Arc::new)
                 .map_err(|error| IdentityError(error.to_string()))
@@ -78,8 +83,33 @@ impl DtlsContext {
             .key_provider
             .load_private_key(&certificate.private_key)
             .map_err(|error| IdentityError(error.to_string()))?;
-        Ok(Self { plain, cookie: config(true)?, certificate })
+        Ok(Self {
+            plain,
+            cookie: config(true)?,
+            certificate,
+        })
     }
+}
+
+/// The cryptography of all sessions, with ChaCha20-Poly1305 first: the server takes the first of the client's list that
+/// it knows. AES-GCM is kept for peers that have nothing else (webrtc-rs).
+fn provider() -> CryptoProvider {
+    static SUITES: OnceLock<&'static [&'static dyn SupportedDtls12CipherSuite]> = OnceLock::new();
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites = SUITES.get_or_init(|| {
+        let wanted = [
+            Dtls12CipherSuite::ECDHE_ECDSA_CHACHA20_POLY1305_SHA256,
+            Dtls12CipherSuite::ECDHE_ECDSA_AES128_GCM_SHA256,
+            Dtls12CipherSuite::ECDHE_ECDSA_AES256_GCM_SHA384,
+        ];
+        let find = |wanted| {
+            let mut known = provider.cipher_suites.iter().copied();
+            known.find(|suite| suite.suite() == wanted)
+        };
+        // Once per process: the engine wants the list for ever.
+        Box::leak(wanted.into_iter().filter_map(find).collect())
+    });
+    provider
 }
 
 /// What a session reports.
@@ -115,6 +145,9 @@ pub(crate) struct Dtls {
     events: VecDeque<DtlsEvent>,
     deadline: Option<Instant>,
     connected: bool,
+    /// Nonces are counted, so that the number of records has no bound.
+    counted_nonces: bool,
+    sent: u64,
 }
 
 impl Dtls {
@@ -127,7 +160,11 @@ impl Dtls {
 
     /// The server; with `cookie` it asks the client to prove its address first (RFC 6347 section 4.2.1).
     pub(crate) fn listener(context: &DtlsContext, now: Instant, cookie: bool) -> Self {
-        let config = if cookie { &context.cookie } else { &context.plain };
+        let config = if cookie {
+            &context.cookie
+        } else {
+            &context.plain
+        };
         Self::new(Self::session(Arc::clone(config), context, now))
     }
 
@@ -136,7 +173,14 @@ impl Dtls {
     }
 
     fn new(session: dimpl::Dtls) -> Self {
-        Self { session, events: VecDeque::new(), deadline: None, connected: false }
+        Self {
+            session,
+            events: VecDeque::new(),
+            deadline: None,
+            connected: false,
+            counted_nonces: false,
+            sent: 0,
+        }
     }
 
     /// Takes one datagram and sends what it calls for.
@@ -150,6 +194,7 @@ impl Dtls {
         if !self.connected {
             // The engine takes the time from its last timeout.
             self.session.handle_timeout(now).map_err(fatal)?;
+            self.counted_nonces |= is_chacha20_hello(datagram);
         }
         let result = self.session.handle_packet(datagram).map_err(fatal);
         self.drain(now, path, outbox);
@@ -157,14 +202,29 @@ impl Dtls {
     }
 
     /// Retransmits flights and starts a dialer's handshake.
-    pub(crate) fn handle_timeout(&mut self, now: Instant, path: Path, outbox: &mut Outbox) -> Result<(), DtlsError> {
+    pub(crate) fn handle_timeout(
+        &mut self,
+        now: Instant,
+        path: Path,
+        outbox: &mut Outbox,
+    ) -> Result<(), DtlsError> {
         let result = self.session.handle_timeout(now).map_err(fatal);
         self.drain(now, path, outbox);
         result
     }
 
     /// Protects and sends one SCTP packet.
-    pub(crate) fn send(&mut self, now: Instant, data: &[u8], path: Path, outbox: &mut Outbox) -> Result<(), DtlsError> {
+    pub(crate) fn send(
+        &mut self,
+        now: Instant,
+        data: &[u8],
+        path: Path,
+        outbox: &mut Outbox,
+    ) -> Result<(), DtlsError> {
+        self.sent += 1;
+        if self.sent > MAX_RANDOM_NONCES && !self.counted_nonces {
+            return Err(DtlsError("the keys are used up".to_owned()));
+        }
         self.session.send_application_data(data).map_err(fatal)?;
         self.drain(now, path, outbox);
         Ok(())
@@ -191,12 +251,24 @@ impl Dtls {
     /// Takes all output of the engine, whose queues are short (30 in, 10 out) and fail when they overflow.
     fn drain(&mut self, now: Instant, path: Path, outbox: &mut Outbox) {
         loop {
-            let Self { session, events, .. } = self;
-            let step = outbox.push_with(path.remote, path.local_ip, |room| drain_one(session, room));
+            let Self {
+                session,
+                events,
+                connected,
+                counted_nonces,
+                ..
+            } = self;
+            let step = outbox.push_with(path.remote, path.local_ip, |room| {
+                let (len, step) = drain_one(session, room);
+                if !*connected && let Some(len) = len {
+                    *counted_nonces |= is_chacha20_hello(&room[..len]);
+                }
+                (len, step)
+            });
             match step {
                 Step::Sent => {}
                 Step::Event(event) => {
-                    self.connected |= matches!(event, DtlsEvent::Connected);
+                    *connected |= matches!(event, DtlsEvent::Connected);
                     events.push_back(event);
                 }
                 Step::Ignored => {}
@@ -220,8 +292,14 @@ fn drain_one(session: &mut dimpl::Dtls, room: &mut [u8]) -> (Option<usize>, Step
     debug_assert!(room.len() >= RECORD_BUFFER);
     match session.poll_output(room) {
         dimpl::Output::Packet(packet) => (Some(packet.len()), Step::Sent),
-        dimpl::Output::ApplicationData(data) => (None, Step::Event(DtlsEvent::Data(Bytes::copy_from_slice(data)))),
-        dimpl::Output::PeerCert(der) => (None, Step::Event(DtlsEvent::PeerCertificate(Fingerprint::of_der(der)))),
+        dimpl::Output::ApplicationData(data) => (
+            None,
+            Step::Event(DtlsEvent::Data(Bytes::copy_from_slice(data))),
+        ),
+        dimpl::Output::PeerCert(der) => (
+            None,
+            Step::Event(DtlsEvent::PeerCertificate(Fingerprint::of_der(der))),
+        ),
         dimpl::Output::Connected => (None, Step::Event(DtlsEvent::Connected)),
         dimpl::Output::CloseNotify => (None, Step::Event(DtlsEvent::Closed)),
         dimpl::Output::Timeout(deadline) => (None, Step::Done(deadline)),
@@ -235,13 +313,52 @@ fn drain_one(session: &mut dimpl::Dtls, room: &mut [u8]) -> (Option<usize>, Step
 fn drain_large(session: &mut dimpl::Dtls, needed: usize) -> (Option<usize>, Step) {
     let mut buffer = vec![0; needed.min(1 << 16)];
     match session.poll_output(&mut buffer) {
-        dimpl::Output::ApplicationData(data) => (None, Step::Event(DtlsEvent::Data(Bytes::copy_from_slice(data)))),
-        dimpl::Output::PeerCert(der) => (None, Step::Event(DtlsEvent::PeerCertificate(Fingerprint::of_der(der)))),
+        dimpl::Output::ApplicationData(data) => (
+            None,
+            Step::Event(DtlsEvent::Data(Bytes::copy_from_slice(data))),
+        ),
+        dimpl::Output::PeerCert(der) => (
+            None,
+            Step::Event(DtlsEvent::PeerCertificate(Fingerprint::of_der(der))),
+        ),
         dimpl::Output::Timeout(deadline) => (None, Step::Done(deadline)),
         _ => (None, Step::Ignored),
     }
 }
 
+/// Whether a datagram begins with a ServerHello that chooses ChaCha20-Poly1305 (RFC 5246 section 7.4.1.3, with the
+/// record and handshake headers of RFC 6347).
+fn is_chacha20_hello(datagram: &[u8]) -> bool {
+    const RECORD_AND_HANDSHAKE_HEADERS: usize = 13 + 12;
+    const VERSION_AND_RANDOM: usize = 2 + 32;
+    if datagram.first() != Some(&22) || datagram.get(13) != Some(&2) {
+        return false;
+    }
+    let session_id = RECORD_AND_HANDSHAKE_HEADERS + VERSION_AND_RANDOM;
+    let suite = session_id + 1 + datagram.get(session_id).copied().map_or(0, usize::from);
+    datagram.get(suite..suite + 2) == Some(&CHACHA20_POLY1305.to_be_bytes())
+}
+
 fn fatal(error: dimpl::Error) -> DtlsError {
     DtlsError(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server_hello(suite: u16) -> Vec<u8> {
+        let mut datagram = vec![0; 13 + 12 + 2 + 32];
+        (datagram[0], datagram[13]) = (22, 2);
+        datagram.extend_from_slice(&[3, 9, 9, 9]);
+        datagram.extend_from_slice(&suite.to_be_bytes());
+        datagram
+    }
+
+    #[test]
+    fn the_chosen_cipher_is_read_from_the_server_hello() {
+        assert!(is_chacha20_hello(&server_hello(CHACHA20_POLY1305)));
+        assert!(!is_chacha20_hello(&server_hello(0xc02b)));
+        assert!(!is_chacha20_hello(&server_hello(CHACHA20_POLY1305)[..60]));
+    }
 }

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -35,7 +35,6 @@ pub(super) struct Table {
 /// One connection.
 struct Entry {
     shared: Arc<ConnectionShared>,
-    remote: SocketAddr,
     /// Those that have a handle.
     streams: BTreeMap<ChannelId, StreamEntry>,
     /// An outbound stream was asked for and the core has no id for it.
@@ -84,7 +83,6 @@ impl Table {
         self.live += 1;
         let entry = Entry {
             shared,
-            remote,
             streams: BTreeMap::new(),
             open_waiting: false,
             closing: false,
@@ -163,12 +161,12 @@ impl Table {
             endpoint.reset(now, id, channel);
         }
         if asks.detach {
-            entry.streams.remove(&channel);
+            entry.remove_stream(channel);
             discard(endpoint, now, id, channel);
             return None;
         }
         if asks.release {
-            entry.streams.remove(&channel);
+            entry.remove_stream(channel);
             endpoint.release(now, id, channel);
             return endpoint.path_stats(id).and_then(|stats| stats.rtt);
         }
@@ -231,7 +229,6 @@ impl Table {
                 }
             }
             Event::AddressChanged(address) => {
-                entry.remote = address;
                 entry
                     .span
                     .in_scope(|| tracing::debug!(%address, "the peer has a new address"));
@@ -245,7 +242,7 @@ impl Table {
         &mut self,
         id: ConnectionId,
         remote: SocketAddr,
-        local_ip: Option<std::net::IpAddr>,
+        local_ip: Option<IpAddr>,
         wakes: &mut Wakes,
     ) {
         let shared = ConnectionShared::new(Arc::clone(&self.socket), Some(id));
@@ -305,6 +302,14 @@ impl Entry {
         handle
     }
 
+    fn remove_stream(&mut self, channel: ChannelId) {
+        self.streams.remove(&channel);
+        if self.streams.is_empty() {
+            // An emptied map keeps a node, which most connections do not need again soon.
+            self.streams = BTreeMap::new();
+        }
+    }
+
     fn ready(
         &mut self,
         endpoint: &mut Endpoint,
@@ -320,7 +325,6 @@ impl Entry {
             handshake,
             remote_fingerprint,
             version,
-            remote: self.remote,
         };
         self.shared.set_ready(opening, wakes);
     }

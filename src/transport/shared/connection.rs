@@ -25,8 +25,6 @@ pub(crate) struct Opening {
     pub(crate) remote_fingerprint: Fingerprint,
     /// The form of the first contact that the peer used or answered.
     pub(crate) version: IceVersion,
-    /// The peer's address.
-    pub(crate) remote: SocketAddr,
 }
 
 /// What the handles of a connection ask the driver for.
@@ -218,9 +216,10 @@ impl ConnectionShared {
         wakes.extend(state.muxer.take());
     }
 
-    /// Wakes the task that polls the connection as a whole.
+    /// Wakes the task that polls the connection as a whole. It stays registered: it may be running just now, past the
+    /// point where it would look and before the one where it registers again.
     pub(crate) fn wake_muxer(&self, wakes: &mut Wakes) {
-        wakes.extend(lock(&self.state).muxer.take());
+        wakes.extend(lock(&self.state).muxer.clone());
     }
 
     /// The connection has ended. The first reason stands.
@@ -356,6 +355,13 @@ impl ConnectionHandle {
         };
         self.shared.push(id);
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+impl ConnectionHandle {
+    pub(crate) fn downgrade(&self) -> std::sync::Weak<ConnectionShared> {
+        Arc::downgrade(&self.shared)
     }
 }
 

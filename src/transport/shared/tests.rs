@@ -147,6 +147,13 @@ fn kind<T>(poll: Poll<io::Result<T>>) -> Option<io::ErrorKind> {
 }
 
 #[test]
+fn handles_can_be_used_from_any_thread() {
+    fn assert<T: Send + Unpin>() {}
+    assert::<Stream>();
+    assert::<Connection>();
+}
+
+#[test]
 fn wakes_the_driver_once_for_many_requests() {
     let fixture = Fixture::new(StreamLimits::default());
     let (mut one, _) = fixture.stream(1);
@@ -171,10 +178,7 @@ fn wakes_a_reader_once_for_a_batch() {
     deliver(&shared, &[b"one", b"two", b"three"]);
     deliver(&shared, &[b"four"]);
     assert_eq!(task.wakes(), 1);
-    assert!(matches!(
-        read(&mut stream, &task, 100),
-        Poll::Ready(Ok(15))
-    ));
+    assert!(matches!(read(&mut stream, &task, 100), Poll::Ready(Ok(15))));
     assert_eq!(fixture.connection.unread(), 0);
 }
 
@@ -185,6 +189,11 @@ fn data_that_nobody_waits_for_wakes_the_muxer() {
     let (mut stream, shared) = fixture.stream(1);
     let (reader, muxer) = (Task::new(), Task::new());
     assert!(fixture.muxer().poll(&mut muxer.cx()).is_pending());
+    deliver(&shared, &[b"ping"]);
+    assert_eq!(muxer.wakes(), 1);
+
+    // Also in the middle of a poll, before the muxer's turn in it has come.
+    assert!(read(&mut stream, &Task::new(), 100).is_ready());
     deliver(&shared, &[b"ping"]);
     assert_eq!(muxer.wakes(), 1);
 
@@ -309,15 +318,27 @@ fn closing_waits_until_the_end_was_handed_over_and_repeats() {
     let (mut stream, shared) = fixture.stream(1);
     let task = Task::new();
     let mut wakes = Wakes::new();
-    assert!(Pin::new(&mut stream).poll_write(&mut task.cx(), b"abc").is_ready());
-    assert!(Pin::new(&mut stream).poll_close(&mut task.cx()).is_pending());
+    assert!(
+        Pin::new(&mut stream)
+            .poll_write(&mut task.cx(), b"abc")
+            .is_ready()
+    );
+    assert!(
+        Pin::new(&mut stream)
+            .poll_close(&mut task.cx())
+            .is_pending()
+    );
     let (mut out, mut written) = (Vec::new(), 0);
     let next = shared.advance(&mut out, &mut written, false, &mut wakes);
     assert_eq!((next, out.as_slice()), (Next::Write, &b"abc"[..]));
     written = 3;
     let next = shared.advance(&mut out, &mut written, false, &mut wakes);
     assert_eq!(next, Next::Finish);
-    assert!(Pin::new(&mut stream).poll_close(&mut task.cx()).is_pending());
+    assert!(
+        Pin::new(&mut stream)
+            .poll_close(&mut task.cx())
+            .is_pending()
+    );
     assert!(wakes.is_empty());
     woken(|wakes| shared.finished(wakes));
     assert_eq!(task.wakes(), 1);
@@ -338,7 +359,11 @@ fn stop_sending_breaks_the_pipe_and_wakes_the_writer() {
     let task = Task::new();
     let full = Pin::new(&mut stream).poll_write(&mut task.cx(), &[0; 2000]);
     assert!(matches!(full, Poll::Ready(Ok(1000))));
-    assert!(Pin::new(&mut stream).poll_write(&mut task.cx(), b"x").is_pending());
+    assert!(
+        Pin::new(&mut stream)
+            .poll_write(&mut task.cx(), b"x")
+            .is_pending()
+    );
     woken(|wakes| shared.write_stopped(wakes));
     assert_eq!(task.wakes(), 1);
     let written = Pin::new(&mut stream).poll_write(&mut task.cx(), b"x");
@@ -352,8 +377,16 @@ fn a_writer_is_woken_when_half_of_the_buffer_is_free() {
     let fixture = Fixture::new(small());
     let (mut stream, shared) = fixture.stream(1);
     let task = Task::new();
-    assert!(Pin::new(&mut stream).poll_write(&mut task.cx(), &[0; 1000]).is_ready());
-    assert!(Pin::new(&mut stream).poll_write(&mut task.cx(), b"x").is_pending());
+    assert!(
+        Pin::new(&mut stream)
+            .poll_write(&mut task.cx(), &[0; 1000])
+            .is_ready()
+    );
+    assert!(
+        Pin::new(&mut stream)
+            .poll_write(&mut task.cx(), b"x")
+            .is_pending()
+    );
     let (mut out, mut written) = (Vec::new(), 0);
     woken(|wakes| {
         shared.advance(&mut out, &mut written, false, wakes);
@@ -381,7 +414,11 @@ fn large_buffers_go_back_when_they_are_empty() {
     let task = Task::new();
     let (mut out, mut written) = (Vec::new(), 0);
     let mut wakes = Wakes::new();
-    assert!(Pin::new(&mut stream).poll_write(&mut task.cx(), &[0; 100_000]).is_ready());
+    assert!(
+        Pin::new(&mut stream)
+            .poll_write(&mut task.cx(), &[0; 100_000])
+            .is_ready()
+    );
     shared.advance(&mut out, &mut written, false, &mut wakes);
     written = out.len();
     shared.advance(&mut out, &mut written, false, &mut wakes);
@@ -464,8 +501,18 @@ fn every_waiting_task_learns_that_the_connection_ended() {
     let mut fixture = Fixture::new(StreamLimits::default());
     let tasks: [_; 4] = std::array::from_fn(|_| Task::new());
     assert!(fixture.muxer().poll(&mut tasks[0].cx()).is_pending());
-    assert!(fixture.muxer().poll_inbound(&mut tasks[1].cx()).is_pending());
-    assert!(fixture.muxer().poll_outbound(&mut tasks[2].cx()).is_pending());
+    assert!(
+        fixture
+            .muxer()
+            .poll_inbound(&mut tasks[1].cx())
+            .is_pending()
+    );
+    assert!(
+        fixture
+            .muxer()
+            .poll_outbound(&mut tasks[2].cx())
+            .is_pending()
+    );
     assert!(fixture.muxer().poll_close(&mut tasks[3].cx()).is_pending());
     woken(|wakes| fixture.connection.close(CloseReason::Remote, wakes));
     assert_eq!(tasks.map(|task| task.wakes()), [1; 4]);
@@ -495,10 +542,7 @@ fn reports_the_latest_address_once() {
     else {
         panic!("no address");
     };
-    assert_eq!(
-        address.to_string(),
-        "/ip4/192.0.2.1/udp/6/webrtc-direct"
-    );
+    assert_eq!(address.to_string(), "/ip4/192.0.2.1/udp/6/webrtc-direct");
     assert!(fixture.muxer().poll(&mut task.cx()).is_pending());
 }
 

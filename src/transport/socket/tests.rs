@@ -36,10 +36,7 @@ async fn send(socket: &mut Socket, transmit: &Transmit) -> Sent {
 }
 
 /// Receives until `count` datagrams are there.
-async fn receive(
-    socket: &mut Socket,
-    count: usize,
-) -> Vec<(Option<IpAddr>, SocketAddr, Vec<u8>)> {
+async fn receive(socket: &mut Socket, count: usize) -> Vec<(Option<IpAddr>, SocketAddr, Vec<u8>)> {
     let mut received = Vec::new();
     let all = async {
         while received.len() < count {
@@ -60,7 +57,11 @@ async fn receive(
 #[tokio::test]
 async fn carries_a_datagram_over_ipv4_and_ipv6() {
     for (mut from, mut to) in [(v4(), v4()), (v6(), v6())] {
-        let sent = send(&mut from, &transmit(to.local_addr(), None, b"hello".to_vec())).await;
+        let sent = send(
+            &mut from,
+            &transmit(to.local_addr(), None, b"hello".to_vec()),
+        )
+        .await;
         assert_eq!(sent, Sent::Done);
         let received = receive(&mut to, 1).await;
         let local_ip = to.local_addr().ip();
@@ -82,7 +83,11 @@ async fn tells_the_local_address_of_a_wildcard_socket_and_answers_from_it() {
     } else {
         Ipv4Addr::LOCALHOST
     };
-    send(&mut peer, &transmit((address, port).into(), None, b"?".to_vec())).await;
+    send(
+        &mut peer,
+        &transmit((address, port).into(), None, b"?".to_vec()),
+    )
+    .await;
     let received = receive(&mut wildcard, 1).await;
     assert_eq!(received[0].0, Some(address.into()));
     let answer = Transmit {
@@ -113,10 +118,17 @@ async fn splits_what_is_too_large_for_one_call() {
     let (mut from, mut to) = (v4(), v4());
     // 150 datagrams of 1200 bytes and a rest: more than 64 segments and more than 64 KiB.
     let contents: Vec<u8> = (0..150 * 1200 + 7).map(|i| (i / 1200) as u8).collect();
-    send(&mut from, &transmit(to.local_addr(), Some(1200), contents.clone())).await;
+    send(
+        &mut from,
+        &transmit(to.local_addr(), Some(1200), contents.clone()),
+    )
+    .await;
     let received = receive(&mut to, 151).await;
     assert_eq!(received.len(), 151);
-    let joined: Vec<u8> = received.into_iter().flat_map(|(_, _, bytes)| bytes).collect();
+    let joined: Vec<u8> = received
+        .into_iter()
+        .flat_map(|(_, _, bytes)| bytes)
+        .collect();
     assert_eq!(joined, contents);
 }
 
@@ -124,7 +136,11 @@ async fn splits_what_is_too_large_for_one_call() {
 async fn a_segment_size_that_fits_everything_is_one_datagram() {
     let (mut from, mut to) = (v6(), v6());
     for (size, length) in [(1200, 1200), (1200, 5), (0, 5)] {
-        send(&mut from, &transmit(to.local_addr(), Some(size), vec![1; length])).await;
+        send(
+            &mut from,
+            &transmit(to.local_addr(), Some(size), vec![1; length]),
+        )
+        .await;
         assert_eq!(receive(&mut to, 1).await[0].2.len(), length);
     }
 }
@@ -165,7 +181,11 @@ async fn names_the_destination_where_nobody_listens() {
         assert_eq!(unreachable, dead);
         // And the socket works on.
         let mut other = other;
-        let sent = send(&mut socket, &transmit(other.local_addr(), None, b"you".to_vec())).await;
+        let sent = send(
+            &mut socket,
+            &transmit(other.local_addr(), None, b"you".to_vec()),
+        )
+        .await;
         assert_eq!(sent, Sent::Done);
         assert_eq!(receive(&mut other, 1).await[0].2, b"you");
     }
@@ -179,12 +199,30 @@ async fn an_icmp_error_does_not_swallow_the_next_datagram() {
     drop(gone);
     for _ in 0..5 {
         send(&mut socket, &transmit(dead, None, b"anybody?".to_vec())).await;
-        send(&mut socket, &transmit(other.local_addr(), None, b"you".to_vec())).await;
+        send(
+            &mut socket,
+            &transmit(other.local_addr(), None, b"you".to_vec()),
+        )
+        .await;
     }
     assert_eq!(receive(&mut other, 5).await.len(), 5);
     // Sending has seen the error first; the address still comes.
     let unreachable = timeout(PATIENCE, poll_fn(|cx| socket.poll_unreachable(cx))).await;
     assert_eq!(unreachable, Ok(dead));
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_source_address_that_is_gone_is_replaced_and_costs_no_speed() {
+    let (mut from, mut to) = (v4(), v4());
+    let segments = from.state.max_gso_segments();
+    let gone = Transmit {
+        source_ip: Some(Ipv4Addr::new(192, 0, 2, 1).into()),
+        ..transmit(to.local_addr(), Some(100), vec![7; 250])
+    };
+    assert_eq!(send(&mut from, &gone).await, Sent::Done);
+    assert_eq!(receive(&mut to, 3).await.len(), 3);
+    assert_eq!(from.state.max_gso_segments(), segments);
 }
 
 #[test]

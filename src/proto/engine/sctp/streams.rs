@@ -1,0 +1,424 @@
+//! The streams of an association: messages waiting to be sent, messages waiting to be read, and resets (RFC 6525).
+//!
+//! A stream here is the pair of both directions that a data channel uses (RFC 8831 section 6.7): when the peer resets
+//! its side, ours is reset too, and the id is free when both are. Messages of different streams leave in turn, so
+//! that one bulk stream delays the others by no more than what is in flight. Owns no TSNs: those are `send` and
+//! `receive`.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+
+use super::{
+    SctpEvent,
+    receive::{OVERHEAD, Whole},
+    wire::{Data, flag},
+};
+
+/// User data of one chunk of a full packet.
+pub(super) const MAX_FRAGMENT: usize = 1132;
+
+/// Our direction of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outgoing {
+    Open,
+    /// To be reset when its queue is empty.
+    Closing,
+    /// Named in a request.
+    Requested,
+    /// The peer performed the reset.
+    Reset,
+    /// The peer refused: the id cannot be used again.
+    Failed,
+}
+
+/// The peer's direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Incoming {
+    Open,
+    /// We gave the stream up: what comes is dropped.
+    Discarded,
+    /// The peer reset it; there may be messages to read.
+    Reset,
+    /// The reader knows.
+    Told,
+}
+
+#[derive(Debug)]
+struct Stream {
+    outgoing: Outgoing,
+    queue: VecDeque<(u32, Bytes)>,
+    /// Bytes of the first message that were sent.
+    offset: usize,
+    next_ssn: u16,
+    /// Bytes queued and not acknowledged.
+    buffered: usize,
+    incoming: Incoming,
+    expected_ssn: u16,
+    readable: VecDeque<(u32, Bytes)>,
+    /// Messages whose predecessors are missing, by their distance from the expected number at that time.
+    early: BTreeMap<u16, (u32, Bytes)>,
+    /// Messages of the next use of the id, which came before this use was over.
+    successor: Vec<Whole>,
+}
+
+impl Stream {
+    fn new() -> Self {
+        Self {
+            outgoing: Outgoing::Open,
+            queue: VecDeque::new(),
+            offset: 0,
+            next_ssn: 0,
+            buffered: 0,
+            incoming: Incoming::Open,
+            expected_ssn: 0,
+            readable: VecDeque::new(),
+            early: BTreeMap::new(),
+            successor: Vec::new(),
+        }
+    }
+
+    fn held(&self) -> usize {
+        let queued = self.readable.iter().chain(self.early.values());
+        queued.map(|(_, data)| data.len() + OVERHEAD).sum()
+    }
+
+    fn push(&mut self, whole: Whole) {
+        match whole.ssn {
+            Some(ssn) if ssn != self.expected_ssn => {
+                self.early.insert(ssn, (whole.ppid, whole.data));
+            }
+            Some(_) => {
+                self.readable.push_back((whole.ppid, whole.data));
+                self.expected_ssn = self.expected_ssn.wrapping_add(1);
+                while let Some(message) = self.early.remove(&self.expected_ssn) {
+                    self.readable.push_back(message);
+                    self.expected_ssn = self.expected_ssn.wrapping_add(1);
+                }
+            }
+            None => self.readable.push_back((whole.ppid, whole.data)),
+        }
+    }
+}
+
+/// All streams.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    streams: BTreeMap<u16, Stream>,
+    /// Streams with something to send, in turn.
+    turns: VecDeque<u16>,
+    /// Streams to be named in the next reset request.
+    closing: BTreeSet<u16>,
+    held: usize,
+    buffered: usize,
+    /// The stream whose message is half sent: nothing may come between its fragments.
+    current: Option<u16>,
+}
+
+impl Streams {
+    /// Makes a stream usable. False: it is in use, or its last use is not over.
+    pub(super) fn open(&mut self, id: u16) -> bool {
+        let free = !self.streams.contains_key(&id);
+        if free {
+            self.streams.insert(id, Stream::new());
+        }
+        free
+    }
+
+    /// Queues a message. False: the stream is gone or closing.
+    pub(super) fn write(&mut self, id: u16, ppid: u32, data: Bytes) -> bool {
+        let Some(stream) = self
+            .streams
+            .get_mut(&id)
+            .filter(|stream| stream.outgoing == Outgoing::Open)
+        else {
+            return false;
+        };
+        if data.is_empty() {
+            return true;
+        }
+        if stream.queue.is_empty() {
+            self.turns.push_back(id);
+        }
+        stream.buffered += data.len();
+        self.buffered += data.len();
+        stream.queue.push_back((ppid, data));
+        true
+    }
+
+    /// Bytes queued or unacknowledged, over all streams.
+    pub(super) fn buffered(&self) -> usize {
+        self.buffered
+    }
+
+    /// The same of one stream.
+    pub(super) fn buffered_of(&self, id: u16) -> usize {
+        self.streams.get(&id).map_or(0, |stream| stream.buffered)
+    }
+
+    /// Bytes of a stream reached the peer.
+    pub(super) fn acknowledged(&mut self, id: u16, len: usize) {
+        self.buffered = self.buffered.saturating_sub(len);
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.buffered = stream.buffered.saturating_sub(len);
+        }
+    }
+
+    /// Size of the next fragment, if there is one.
+    pub(super) fn next_len(&self) -> Option<usize> {
+        let id = self.current.or_else(|| self.turns.front().copied())?;
+        let stream = self.streams.get(&id)?;
+        let (_, message) = stream.queue.front()?;
+        Some((message.len() - stream.offset).min(MAX_FRAGMENT))
+    }
+
+    /// Whether anything waits to be sent.
+    pub(super) fn is_idle(&self) -> bool {
+        self.turns.is_empty()
+    }
+
+    /// The next fragment, without TSN.
+    pub(super) fn next_fragment(&mut self) -> Option<Data> {
+        let id = self.current.or_else(|| self.turns.front().copied())?;
+        let stream = self.streams.get_mut(&id)?;
+        let (ppid, message) = stream.queue.front()?;
+        let start = stream.offset;
+        let end = message.len().min(start + MAX_FRAGMENT);
+        let last = end == message.len();
+        let mut flags = if start == 0 { flag::BEGIN } else { 0 };
+        flags |= if last { flag::END } else { 0 };
+        let payload = message.slice(start..end);
+        let data = Data {
+            tsn: 0,
+            stream: id,
+            ssn: stream.next_ssn,
+            ppid: *ppid,
+            flags,
+            payload,
+        };
+        stream.offset = end;
+        self.current = Some(id);
+        if last {
+            self.end_message(id);
+        }
+        Some(data)
+    }
+
+    fn end_message(&mut self, id: u16) {
+        self.current = None;
+        self.turns.pop_front();
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        stream.queue.pop_front();
+        stream.offset = 0;
+        stream.next_ssn = stream.next_ssn.wrapping_add(1);
+        if !stream.queue.is_empty() {
+            self.turns.push_back(id);
+        } else {
+            if stream.queue.capacity() > 32 {
+                stream.queue = VecDeque::new();
+            }
+            if stream.outgoing == Outgoing::Closing {
+                self.closing.insert(id);
+            }
+        }
+    }
+
+    /// Bytes held for the application, overhead included.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Takes a whole message.
+    pub(super) fn deliver(&mut self, whole: Whole, events: &mut VecDeque<SctpEvent>) {
+        let id = whole.stream;
+        let fresh = !self.streams.contains_key(&id);
+        let stream = self.streams.entry(id).or_insert_with(Stream::new);
+        match stream.incoming {
+            Incoming::Discarded => return,
+            Incoming::Reset | Incoming::Told => {
+                self.held += whole.data.len() + OVERHEAD;
+                stream.successor.push(whole);
+                return;
+            }
+            Incoming::Open => {}
+        }
+        self.held += whole.data.len() + OVERHEAD;
+        let before = stream.readable.len();
+        stream.push(whole);
+        if fresh {
+            events.push_back(SctpEvent::Opened(id));
+        } else if stream.readable.len() > before {
+            events.push_back(SctpEvent::Readable(id));
+        }
+    }
+
+    /// The next message of a stream.
+    pub(super) fn read(
+        &mut self,
+        id: u16,
+        events: &mut VecDeque<SctpEvent>,
+    ) -> Option<(u32, Bytes)> {
+        let stream = self.streams.get_mut(&id)?;
+        let message = stream.readable.pop_front();
+        if let Some((_, data)) = &message {
+            self.held -= data.len() + OVERHEAD;
+        }
+        if stream.readable.is_empty() && stream.readable.capacity() > 32 {
+            stream.readable = VecDeque::new();
+        }
+        self.tell_reset(id, events);
+        message
+    }
+
+    /// We close a stream: our direction is reset when its queue is sent, what comes is dropped.
+    pub(super) fn reset(&mut self, id: u16) -> bool {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return false;
+        };
+        if stream.incoming == Incoming::Open {
+            stream.incoming = Incoming::Discarded;
+            self.held -= stream.held();
+            stream.readable = VecDeque::new();
+            stream.early = BTreeMap::new();
+        }
+        if stream.outgoing == Outgoing::Open {
+            stream.outgoing = Outgoing::Closing;
+            if stream.queue.is_empty() {
+                self.closing.insert(id);
+            }
+        }
+        true
+    }
+
+    /// The peer reset its direction of `ids` (all streams if none are named). Ours follows.
+    pub(super) fn on_incoming_reset(&mut self, ids: &[u16], events: &mut VecDeque<SctpEvent>) {
+        let ids: Vec<u16> = if ids.is_empty() {
+            self.streams.keys().copied().collect()
+        } else {
+            ids.to_vec()
+        };
+        for id in ids {
+            let Some(stream) = self.streams.get_mut(&id) else {
+                continue;
+            };
+            match stream.incoming {
+                Incoming::Open => stream.incoming = Incoming::Reset,
+                // We closed it ourselves: the reader does not wait for news.
+                Incoming::Discarded => stream.incoming = Incoming::Told,
+                Incoming::Reset | Incoming::Told => continue,
+            }
+            // Nothing behind a hole will come any more.
+            let lost: usize = stream
+                .early
+                .values()
+                .map(|(_, data)| data.len() + OVERHEAD)
+                .sum();
+            self.held -= lost;
+            stream.early = BTreeMap::new();
+            self.drop_unsent(id);
+            self.tell_reset(id, events);
+            self.finish(id, events);
+        }
+    }
+
+    /// Nobody reads what we had queued: the peer closed the channel. A message that is half sent is finished.
+    fn drop_unsent(&mut self, id: u16) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.outgoing == Outgoing::Open {
+            stream.outgoing = Outgoing::Closing;
+        }
+        let keep = usize::from(self.current == Some(id));
+        let dropped: usize = stream
+            .queue
+            .iter()
+            .skip(keep)
+            .map(|(_, data)| data.len())
+            .sum();
+        stream.queue.truncate(keep);
+        stream.buffered = stream.buffered.saturating_sub(dropped);
+        self.buffered = self.buffered.saturating_sub(dropped);
+        if keep == 0 {
+            self.turns.retain(|&turn| turn != id);
+            if stream.outgoing == Outgoing::Closing {
+                self.closing.insert(id);
+            }
+        }
+    }
+
+    fn tell_reset(&mut self, id: u16, events: &mut VecDeque<SctpEvent>) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.incoming == Incoming::Reset && stream.readable.is_empty() {
+            stream.incoming = Incoming::Told;
+            events.push_back(SctpEvent::Reset(id));
+            self.finish(id, events);
+        }
+    }
+
+    /// The streams of the next reset request, at most `max` of them.
+    pub(super) fn take_closing(&mut self, max: usize) -> Vec<u16> {
+        let ids: Vec<u16> = self.closing.iter().copied().take(max).collect();
+        for id in &ids {
+            self.closing.remove(id);
+            if let Some(stream) = self.streams.get_mut(id) {
+                stream.outgoing = Outgoing::Requested;
+            }
+        }
+        ids
+    }
+
+    /// Whether a reset request is wanted.
+    pub(super) fn wants_reset(&self) -> bool {
+        !self.closing.is_empty()
+    }
+
+    /// The peer answered our request for `ids`.
+    pub(super) fn on_reset_answered(
+        &mut self,
+        ids: &[u16],
+        performed: bool,
+        events: &mut VecDeque<SctpEvent>,
+    ) {
+        for &id in ids {
+            let Some(stream) = self.streams.get_mut(&id) else {
+                continue;
+            };
+            if stream.outgoing == Outgoing::Requested {
+                stream.outgoing = if performed {
+                    Outgoing::Reset
+                } else {
+                    Outgoing::Failed
+                };
+                self.finish(id, events);
+            }
+        }
+    }
+
+    /// Both directions are reset: the id is free, and its next use begins with what came early.
+    fn finish(&mut self, id: u16, events: &mut VecDeque<SctpEvent>) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        if stream.outgoing != Outgoing::Reset || stream.incoming != Incoming::Told {
+            return;
+        }
+        let Some(stream) = self.streams.remove(&id) else {
+            return;
+        };
+        self.buffered = self.buffered.saturating_sub(stream.buffered);
+        events.push_back(SctpEvent::ResetComplete(id));
+        for whole in stream.successor {
+            self.held -= whole.data.len() + OVERHEAD;
+            self.deliver(whole, events);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/streams.rs"]
+mod tests;

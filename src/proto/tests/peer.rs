@@ -1,0 +1,662 @@
+//! An endpoint with an application on top that keeps to the contract and checks that the endpoint does too.
+//!
+//! The application authenticates as soon as it can, takes inbound channels, and moves a known pattern through
+//! [`Pipe`]s. It reads and writes only when an event says so: a wake-up that gets lost stops it for good, and the
+//! test sees that.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::SocketAddr,
+    sync::OnceLock,
+    time::Instant,
+};
+
+use bytes::Bytes;
+
+use crate::proto::{
+    ChannelId, CloseReason, ConnectionId, Counters, Dial, DropReason, Endpoint, Event,
+    HandshakePhase, Read, Side, Transmit, Write, credentials::IceVersion, fingerprint::Fingerprint,
+};
+
+/// Sizes of the three Noise messages.
+const NOISE: [usize; 3] = [34, 220, 186];
+/// No datagram may be longer: what IPv6 carries everywhere, less its headers.
+const MAX_DATAGRAM: usize = 1232;
+/// Rounds of events in one turn; more means that events breed.
+const MAX_ROUNDS: u32 = 10_000;
+
+/// What the application does with inbound channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accept {
+    /// Sends everything back, and FIN after FIN.
+    Echo,
+    /// Reads everything, answers FIN with FIN.
+    Sink,
+    /// Takes them and leaves the rest to the test.
+    Manual,
+    /// Leaves them where they are.
+    Leave,
+}
+
+/// What the application knows of a connection.
+#[derive(Debug)]
+pub(super) struct Conn {
+    /// Our role.
+    pub(super) side: Side,
+    /// When it began, for us.
+    pub(super) since: Instant,
+    /// What `Ready` said, and when.
+    pub(super) ready: Option<(Instant, Fingerprint, IceVersion)>,
+    /// When Noise was done.
+    pub(super) authenticated: Option<Instant>,
+    /// When and why it ended.
+    pub(super) closed: Option<(Instant, CloseReason)>,
+    /// Channels of the test.
+    pub(super) inbound: VecDeque<ChannelId>,
+    /// Channels of the application.
+    pub(super) pipes: BTreeMap<ChannelId, Pipe>,
+    /// Those that are gone.
+    pub(super) over: Vec<Pipe>,
+    /// `OpenPossible` came so often.
+    pub(super) open_possible: u32,
+    /// Addresses the peer moved to.
+    pub(super) moves: Vec<SocketAddr>,
+    /// Channels that may have events.
+    live: BTreeSet<ChannelId>,
+    /// Events of channels that the test drives.
+    pub(super) log: Vec<Event>,
+    noise_received: usize,
+}
+
+/// The pattern that travels through a channel in one direction.
+fn pattern(seed: u64, offset: u64, len: usize) -> &'static [u8] {
+    const PERIOD: usize = 65_521;
+    static BLOCK: OnceLock<Vec<u8>> = OnceLock::new();
+    let block = BLOCK.get_or_init(|| {
+        let byte = |at: usize| (at * 31 + (at >> 7) * 17 + (at >> 13)).to_le_bytes()[0];
+        (0..PERIOD * 2).map(|at| byte(at % PERIOD)).collect()
+    });
+    let start = usize::try_from((seed * 7919 + offset) % PERIOD as u64).unwrap();
+    &block[start..start + len.min(PERIOD)]
+}
+
+/// Bytes of a [`Pipe`] offered to one `write`.
+const WRITE_SIZE: usize = 48 * 1024;
+
+/// One channel in the hands of the application.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    seed: u64,
+    expected_seed: u64,
+    /// Bytes to be sent.
+    pub(super) total: u64,
+    /// Bytes the endpoint took.
+    pub(super) sent: u64,
+    finish: bool,
+    finished: bool,
+    write_blocked: bool,
+    /// Why writing ended before its time.
+    pub(super) write_end: Option<Write>,
+    /// Whether the application reads.
+    pub(super) reading: bool,
+    read_blocked: bool,
+    /// Bytes read.
+    pub(super) received: u64,
+    /// Whether they were the right ones.
+    pub(super) intact: bool,
+    /// How reading ended.
+    pub(super) end: Option<Read>,
+    echo: bool,
+    released: bool,
+    /// When the last byte was read or the end seen.
+    pub(super) last_news: Option<Instant>,
+}
+
+impl Pipe {
+    fn new(opener: bool, stream: u16, total: u64) -> Self {
+        let [from_opener, to_opener] = [2 * u64::from(stream), 2 * u64::from(stream) + 1];
+        Self {
+            seed: if opener { from_opener } else { to_opener },
+            expected_seed: if opener { to_opener } else { from_opener },
+            total,
+            sent: 0,
+            finish: true,
+            finished: false,
+            write_blocked: false,
+            write_end: None,
+            reading: true,
+            read_blocked: false,
+            received: 0,
+            intact: true,
+            end: None,
+            echo: false,
+            released: false,
+            last_news: None,
+        }
+    }
+
+    /// Sends `total` bytes and FIN, and reads what an echo returns.
+    pub(super) fn request(stream: u16, total: u64) -> Self {
+        let this = Self::new(true, stream, total);
+        Self {
+            expected_seed: this.seed,
+            ..this
+        }
+    }
+
+    /// Sends `total` bytes without FIN, reads whatever comes.
+    pub(super) fn without_end(self) -> Self {
+        Self {
+            finish: false,
+            ..self
+        }
+    }
+
+    /// Sends `total` bytes and FIN, expects nothing but FIN.
+    pub(super) fn upload(stream: u16, total: u64) -> Self {
+        Self::new(true, stream, total)
+    }
+
+    /// Both directions came to their regular end and every byte was right.
+    pub(super) fn is_complete(&self) -> bool {
+        self.intact && self.finished && self.write_end.is_none() && self.end == Some(Read::Eof)
+    }
+
+    fn is_over(&self) -> bool {
+        self.end.is_some() && (self.finished || self.write_end.is_some())
+    }
+
+    fn pump(&mut self, endpoint: &mut Endpoint, now: Instant, at: (ConnectionId, ChannelId)) {
+        loop {
+            self.write(endpoint, now, at);
+            if !self.read(endpoint, now, at) {
+                break;
+            }
+        }
+        if self.is_over() && !self.released {
+            self.released = true;
+            endpoint.release(now, at.0, at.1);
+        }
+    }
+
+    fn write(&mut self, endpoint: &mut Endpoint, now: Instant, at: (ConnectionId, ChannelId)) {
+        while self.sent < self.total && !self.write_blocked && self.write_end.is_none() {
+            let len = usize::try_from(self.total - self.sent)
+                .map_or(WRITE_SIZE, |left| left.min(WRITE_SIZE));
+            let data = pattern(self.seed, self.sent, len);
+            match endpoint.write(now, at.0, at.1, data) {
+                Write::Accepted(taken) => {
+                    assert!(taken <= data.len(), "{taken} of {} bytes taken", data.len());
+                    self.sent += taken as u64;
+                    self.write_blocked = taken < data.len();
+                }
+                end => self.write_end = Some(end),
+            }
+        }
+        if self.sent == self.total && self.finish && !self.finished && self.write_end.is_none() {
+            self.finished = true;
+            endpoint.finish(now, at.0, at.1);
+        }
+    }
+
+    /// True if there is something new to write because of what was read.
+    fn read(
+        &mut self,
+        endpoint: &mut Endpoint,
+        now: Instant,
+        at: (ConnectionId, ChannelId),
+    ) -> bool {
+        while self.reading && !self.read_blocked && self.end.is_none() {
+            if self.echo && self.sent < self.total && self.write_end.is_none() {
+                return false;
+            }
+            self.read_piece(endpoint, now, at);
+            if self.echo || self.end.is_some() {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn read_piece(&mut self, endpoint: &mut Endpoint, now: Instant, at: (ConnectionId, ChannelId)) {
+        match endpoint.read(now, at.0, at.1) {
+            Read::Data(bytes) => self.take(&bytes, now),
+            Read::Blocked => self.read_blocked = true,
+            end => {
+                self.last_news = Some(now);
+                self.finish = true;
+                self.end = Some(end);
+            }
+        }
+    }
+
+    fn take(&mut self, bytes: &Bytes, now: Instant) {
+        assert!(!bytes.is_empty(), "read gives bytes or none at all");
+        let mut offset = self.received;
+        for piece in bytes.chunks(32 * 1024) {
+            self.intact &= piece == pattern(self.expected_seed, offset, piece.len());
+            offset += piece.len() as u64;
+        }
+        self.received = offset;
+        self.last_news = Some(now);
+        if self.echo {
+            self.total = self.received;
+        }
+    }
+}
+
+/// An endpoint and its application.
+pub(super) struct Peer {
+    /// The endpoint under test.
+    pub(super) endpoint: Endpoint,
+    /// What becomes of inbound channels.
+    pub(super) accept: Accept,
+    /// Exchange three messages on channel 0 before being authenticated, as Noise does; else at once.
+    pub(super) noise: bool,
+    /// Never be authenticated.
+    pub(super) stuck: bool,
+    /// Connections since the start.
+    pub(super) connections: BTreeMap<ConnectionId, Conn>,
+    /// Handshake phases that ended.
+    pub(super) phases: Vec<(Instant, HandshakePhase)>,
+    now: Instant,
+}
+
+impl Peer {
+    pub(super) fn new(endpoint: Endpoint, now: Instant) -> Self {
+        Self {
+            endpoint,
+            accept: Accept::Echo,
+            noise: false,
+            stuck: false,
+            connections: BTreeMap::new(),
+            phases: Vec::new(),
+            now,
+        }
+    }
+
+    /// Starts a dial.
+    pub(super) fn dial(&mut self, now: Instant, dial: Dial) -> ConnectionId {
+        let id = self.endpoint.dial(now, dial);
+        self.connections.insert(id, Conn::new(Side::Dialer, now));
+        id
+    }
+
+    /// A connection's record.
+    pub(super) fn conn(&mut self, id: ConnectionId) -> &mut Conn {
+        self.connections
+            .get_mut(&id)
+            .expect("the connection was announced")
+    }
+
+    /// Why a connection ended, if it has.
+    pub(super) fn closed(&self, id: ConnectionId) -> Option<&CloseReason> {
+        self.connections
+            .get(&id)?
+            .closed
+            .as_ref()
+            .map(|(_, reason)| reason)
+    }
+
+    /// Whether a connection is up.
+    pub(super) fn is_authenticated(&self, id: ConnectionId) -> bool {
+        self.authenticated().any(|known| known == id)
+    }
+
+    /// Connections that are up.
+    pub(super) fn authenticated(&self) -> impl Iterator<Item = ConnectionId> + '_ {
+        self.connections
+            .iter()
+            .filter(|(_, conn)| conn.authenticated.is_some() && conn.closed.is_none())
+            .map(|(id, _)| *id)
+    }
+
+    /// The only connection since the start.
+    pub(super) fn only(&self) -> ConnectionId {
+        assert_eq!(self.connections.len(), 1, "one connection");
+        *self.connections.keys().next().unwrap()
+    }
+
+    /// What can be seen of the endpoint, for messages of failed tests.
+    pub(super) fn describe(&mut self, start: Instant) -> String {
+        let counters = self.counters();
+        let dropped =
+            DropReason::ALL.map(|reason| (reason.as_str(), counters.dropped[reason as usize]));
+        let dropped: Vec<_> = dropped.iter().filter(|(_, count)| *count > 0).collect();
+        let mut text = format!(
+            "{} connections, dropped {dropped:?}",
+            self.endpoint.connections()
+        );
+        for (at, phase) in &self.phases {
+            text += &format!(
+                "\n  {:?}: {:?} {:?} ok: {}",
+                *at - start,
+                phase.side,
+                phase.phase,
+                phase.ok
+            );
+        }
+        for (id, conn) in self.connections.iter().take(5) {
+            let closed = conn
+                .closed
+                .as_ref()
+                .map(|(at, reason)| (*at - start, reason));
+            text += &format!("\n  {id:?} {:?} closed: {closed:?}", conn.side);
+            text += &format!(
+                ", authenticated: {:?}",
+                conn.authenticated.map(|at| at - start)
+            );
+            for (channel, pipe) in conn.pipes.iter().take(5) {
+                text += &format!("\n    {channel:?}: {pipe:?}");
+            }
+        }
+        text
+    }
+
+    /// How often a packet was dropped for this reason.
+    pub(super) fn dropped(&mut self, reason: DropReason) -> u64 {
+        self.endpoint.counters().dropped[reason as usize]
+    }
+
+    /// Figures of the endpoint.
+    pub(super) fn counters(&mut self) -> Counters {
+        self.endpoint.counters().clone()
+    }
+
+    /// Opens a channel for the test.
+    pub(super) fn open(&mut self, now: Instant, id: ConnectionId) -> Option<ChannelId> {
+        let channel = self.endpoint.open(now, id)?;
+        let fresh = self.conn(id).live.insert(channel);
+        assert!(fresh, "{channel:?} was given out twice");
+        Some(channel)
+    }
+
+    /// Opens a channel for the application, which does what `pipe` says.
+    pub(super) fn start(
+        &mut self,
+        now: Instant,
+        id: ConnectionId,
+        pipe: impl FnOnce(u16) -> Pipe,
+    ) -> Option<ChannelId> {
+        let channel = self.open(now, id)?;
+        let pipe = pipe(channel.stream);
+        self.conn(id).pipes.insert(channel, pipe);
+        self.pump(now, id, channel);
+        Some(channel)
+    }
+
+    /// A channel of the application.
+    pub(super) fn pipe(&mut self, id: ConnectionId, channel: ChannelId) -> &mut Pipe {
+        self.conn(id)
+            .pipes
+            .get_mut(&channel)
+            .expect("the application has this channel")
+    }
+
+    /// Lets the application go on with a channel, after the test changed its mind.
+    pub(super) fn pump(&mut self, now: Instant, id: ConnectionId, channel: ChannelId) {
+        if let Some(conn) = self.connections.get_mut(&id)
+            && let Some(pipe) = conn.pipes.get_mut(&channel)
+        {
+            pipe.pump(&mut self.endpoint, now, (id, channel));
+        }
+    }
+
+    /// Lets the application read only so many pieces of a channel.
+    pub(super) fn pump_pieces(&mut self, now: Instant, id: ConnectionId, channel: ChannelId, pieces: u32) {
+        let Some(pipe) = self.connections.get_mut(&id).and_then(|conn| conn.pipes.get_mut(&channel)) else { return };
+        for _ in 0..pieces {
+            if pipe.read_blocked || pipe.end.is_some() {
+                break;
+            }
+            pipe.read_piece(&mut self.endpoint, now, (id, channel));
+        }
+        if pipe.end.is_some() {
+            pipe.pump(&mut self.endpoint, now, (id, channel));
+        }
+    }
+
+    /// Everything a channel gives now.
+    pub(super) fn read_all(
+        &mut self,
+        now: Instant,
+        id: ConnectionId,
+        channel: ChannelId,
+    ) -> (Vec<u8>, Read) {
+        let mut all = Vec::new();
+        loop {
+            match self.endpoint.read(now, id, channel) {
+                Read::Data(bytes) => all.extend_from_slice(&bytes),
+                end => return (all, end),
+            }
+        }
+    }
+
+    /// One turn in the order of the contract: datagrams to send, and when the next turn is due.
+    pub(super) fn turn(&mut self, now: Instant) -> (Vec<(SocketAddr, Vec<u8>)>, Option<Instant>) {
+        self.now = now;
+        self.endpoint.process(now);
+        for round in 0.. {
+            assert!(round < MAX_ROUNDS, "events breed events");
+            let mut any = false;
+            while let Some((id, event)) = self.endpoint.poll_event() {
+                any = true;
+                self.on_event(id, event);
+            }
+            if !any {
+                break;
+            }
+            self.endpoint.process(now);
+        }
+        while let Some(phase) = self.endpoint.poll_phase() {
+            self.phases.push((now, phase));
+        }
+        let mut datagrams = Vec::new();
+        while let Some(transmit) = self.endpoint.poll_transmit() {
+            split(&transmit, &mut datagrams);
+            self.endpoint.recycle(transmit.contents);
+        }
+        (datagrams, self.endpoint.poll_timeout().map(|(at, _)| at))
+    }
+
+    fn on_event(&mut self, id: ConnectionId, event: Event) {
+        let now = self.now;
+        if let Event::Incoming { .. } = event {
+            let new = self
+                .connections
+                .insert(id, Conn::new(Side::Listener, now))
+                .is_none();
+            assert!(new, "{id:?} was announced twice");
+            return;
+        }
+        if !self.connections.contains_key(&id) {
+            // A handshake that failed before the connection was announced.
+            assert!(
+                matches!(event, Event::Closed(_)),
+                "{event:?} before Incoming"
+            );
+            return;
+        }
+        self.conn(id).check(&event);
+        match event {
+            Event::Incoming { .. } => {}
+            Event::Ready {
+                remote_fingerprint,
+                version,
+            } => {
+                self.conn(id).ready = Some((now, remote_fingerprint, version));
+                self.on_ready(id);
+            }
+            Event::ChannelOpened(channel) => self.on_opened(id, channel),
+            Event::OpenPossible => self.conn(id).open_possible += 1,
+            Event::ChannelReadable(ChannelId::HANDSHAKE) if self.noise => self.on_noise(id),
+            Event::ChannelReadable(channel) => self.wake(id, channel, event),
+            Event::ChannelWritable(channel) => self.wake(id, channel, event),
+            Event::ChannelClosed(channel) => {
+                let conn = self.conn(id);
+                match conn.pipes.remove(&channel) {
+                    Some(pipe) => conn.over.push(pipe),
+                    None => conn.log.push(event),
+                }
+            }
+            Event::AddressChanged(remote) => self.conn(id).moves.push(remote),
+            Event::Closed(reason) => self.conn(id).closed = Some((now, reason)),
+        }
+    }
+
+    fn on_ready(&mut self, id: ConnectionId) {
+        let listener = self.conn(id).side == Side::Listener;
+        match (self.stuck, self.noise, listener) {
+            (true, ..) => {}
+            (false, false, _) => self.authenticate(id),
+            (false, true, true) => self.say_noise(id, 0),
+            (false, true, false) => self.on_noise(id),
+        }
+    }
+
+    fn authenticate(&mut self, id: ConnectionId) {
+        let now = self.now;
+        self.conn(id).authenticated = Some(now);
+        self.endpoint.authenticated(now, id);
+    }
+
+    fn say_noise(&mut self, id: ConnectionId, message: usize) {
+        let message = vec![0xee; NOISE[message]];
+        let written = self
+            .endpoint
+            .write(self.now, id, ChannelId::HANDSHAKE, &message);
+        assert_eq!(written, Write::Accepted(message.len()));
+    }
+
+    fn on_noise(&mut self, id: ConnectionId) {
+        let (bytes, _) = self.read_all(self.now, id, ChannelId::HANDSHAKE);
+        let conn = self.conn(id);
+        let before = conn.noise_received;
+        conn.noise_received += bytes.len();
+        let after = conn.noise_received;
+        let reached = |goal: usize| before < goal && after >= goal;
+        match conn.side {
+            Side::Dialer => {
+                if reached(NOISE[0]) {
+                    self.say_noise(id, 1);
+                }
+                if reached(NOISE[0] + NOISE[2]) {
+                    self.authenticate(id);
+                }
+            }
+            Side::Listener if reached(NOISE[1]) => {
+                self.say_noise(id, 2);
+                self.authenticate(id);
+            }
+            Side::Listener => {}
+        }
+    }
+
+    fn on_opened(&mut self, id: ConnectionId, channel: ChannelId) {
+        let fresh = self.conn(id).live.insert(channel);
+        assert!(fresh, "{channel:?} was announced twice");
+        if self.accept == Accept::Leave {
+            return;
+        }
+        self.endpoint.accepted(id, channel);
+        let pipe = Pipe::new(false, channel.stream, 0).without_end();
+        let pipe = match self.accept {
+            Accept::Echo => Pipe {
+                echo: true,
+                seed: pipe.expected_seed,
+                ..pipe
+            },
+            Accept::Sink => pipe,
+            Accept::Manual | Accept::Leave => return self.conn(id).inbound.push_back(channel),
+        };
+        self.conn(id).pipes.insert(channel, pipe);
+        self.pump(self.now, id, channel);
+    }
+
+    fn wake(&mut self, id: ConnectionId, channel: ChannelId, event: Event) {
+        let conn = self.conn(id);
+        let Some(pipe) = conn.pipes.get_mut(&channel) else {
+            conn.log.push(event);
+            return;
+        };
+        match event {
+            Event::ChannelReadable(_) => pipe.read_blocked = false,
+            _ => pipe.write_blocked = false,
+        }
+        self.pump(self.now, id, channel);
+    }
+}
+
+impl Conn {
+    fn new(side: Side, since: Instant) -> Self {
+        Self {
+            side,
+            since,
+            ready: None,
+            authenticated: None,
+            closed: None,
+            inbound: VecDeque::new(),
+            pipes: BTreeMap::new(),
+            over: Vec::new(),
+            open_possible: 0,
+            moves: Vec::new(),
+            live: BTreeSet::from([ChannelId::HANDSHAKE]),
+            log: Vec::new(),
+            noise_received: 0,
+        }
+    }
+
+    /// Events that must not come at this point, whatever the network does.
+    fn check(&mut self, event: &Event) {
+        assert!(self.closed.is_none(), "{event:?} after Closed");
+        match event {
+            Event::Incoming { .. } => {
+                panic!("Incoming is the first event of an inbound connection")
+            }
+            Event::Ready { .. } => assert!(self.ready.is_none(), "Ready came twice"),
+            Event::Closed(_) | Event::AddressChanged(_) => {}
+            other => assert!(self.ready.is_some(), "{other:?} before Ready"),
+        }
+        match event {
+            Event::ChannelOpened(_) | Event::OpenPossible => {
+                assert!(
+                    self.authenticated.is_some(),
+                    "{event:?} before Noise was done"
+                );
+            }
+            Event::ChannelReadable(channel) | Event::ChannelWritable(channel) => {
+                assert!(
+                    self.live.contains(channel),
+                    "{event:?} on a channel that is gone"
+                );
+            }
+            Event::ChannelClosed(channel) => {
+                assert!(
+                    self.live.remove(channel),
+                    "{event:?} on a channel that is gone"
+                );
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What a socket does with a batch, and what it may ask of it.
+fn split(transmit: &Transmit, datagrams: &mut Vec<(SocketAddr, Vec<u8>)>) {
+    let len = transmit.contents.len();
+    let size = transmit.segment_size.unwrap_or(len);
+    assert!(
+        size > 0 && len <= 65_000,
+        "batch of {len} bytes in pieces of {size}"
+    );
+    if transmit.segment_size.is_some() {
+        assert!(
+            len > size && len.div_ceil(size) <= 64,
+            "{len} bytes in pieces of {size}"
+        );
+    }
+    assert!(size <= MAX_DATAGRAM, "datagram of {size} bytes");
+    for datagram in transmit.contents.chunks(size) {
+        datagrams.push((transmit.destination, datagram.to_vec()));
+    }
+}

@@ -1,0 +1,270 @@
+//! Listeners: what they announce, accept, and leave behind.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::{
+    DIAL, LOOPBACK, Node, accept, becomes_free, close, complete, has_certhash, open, port, soon,
+};
+use futures::{AsyncReadExt as _, AsyncWriteExt as _};
+use libp2p_core::{
+    Multiaddr, Transport as _,
+    multiaddr::Protocol,
+    transport::{ListenerId, TransportError, TransportEvent},
+};
+use libp2p_rtc::{Connection, Error};
+
+#[tokio::test]
+async fn announces_a_concrete_address_with_its_port_and_certhash() {
+    let mut node = Node::new();
+    let (_, addr) = node.listen(LOOPBACK).await;
+    assert_ne!(port(&addr), 0);
+    assert!(has_certhash(&addr));
+    assert!(node.now().is_none());
+}
+
+#[tokio::test]
+async fn announces_the_same_certhash_after_a_restart() {
+    let keypair = libp2p_identity::Keypair::generate_ed25519();
+    let hashes = [0, 1].map(|_| {
+        let config = libp2p_rtc::Config::new(&keypair);
+        config.certificate().certhash()
+    });
+    assert_eq!(hashes[0], hashes[1]);
+}
+
+#[tokio::test]
+async fn announces_every_address_of_a_wildcard() {
+    let mut node = Node::new();
+    let id = ListenerId::next();
+    node.transport
+        .listen_on(id, "/ip4/0.0.0.0/udp/0/webrtc-direct".parse().unwrap())
+        .unwrap();
+    loop {
+        let event = node.next().await;
+        let TransportEvent::NewAddress { listen_addr, .. } = event else {
+            panic!("unexpected {event:?}");
+        };
+        assert_ne!(port(&listen_addr), 0);
+        assert!(has_certhash(&listen_addr));
+        match listen_addr.iter().next() {
+            Some(Protocol::Ip4(ip)) if ip.is_loopback() => return,
+            Some(Protocol::Ip4(ip)) => assert!(!ip.is_unspecified()),
+            _ => panic!("unexpected {listen_addr}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_wildcard_listener_is_reached_by_loopback() {
+    let (mut listener, mut dialer) = (Node::new(), Node::new());
+    let id = ListenerId::next();
+    listener
+        .transport
+        .listen_on(id, "/ip4/0.0.0.0/udp/0/webrtc-direct".parse().unwrap())
+        .unwrap();
+    let addr = loop {
+        if let TransportEvent::NewAddress { listen_addr, .. } = listener.next().await
+            && listen_addr.to_string().contains("127.0.0.1")
+        {
+            break listen_addr;
+        }
+    };
+    while listener.now().is_some() {}
+    let pair = complete(dialer.dial(&addr, DIAL), &mut listener).await;
+    assert_eq!(pair.dialer.unwrap().0, listener.peer);
+    assert_eq!(pair.listener.unwrap().0, dialer.peer);
+}
+
+#[tokio::test]
+async fn tells_the_local_address_of_an_incoming_connection() {
+    let (mut listener, mut dialer) = (Node::new(), Node::new());
+    let (_, addr) = listener.listen(LOOPBACK).await;
+    let dialing = tokio::spawn(dialer.dial(&addr, DIAL));
+    let event = listener.next().await;
+    let TransportEvent::Incoming { local_addr, .. } = event else {
+        panic!("unexpected {event:?}");
+    };
+    let expected: Multiaddr = format!("/ip4/127.0.0.1/udp/{}/webrtc-direct", port(&addr))
+        .parse()
+        .unwrap();
+    assert_eq!(local_addr, expected);
+    dialing.abort();
+}
+
+#[tokio::test]
+async fn listens_on_both_families_at_one_port() {
+    let mut node = Node::new();
+    if std::net::UdpSocket::bind("[::1]:0").is_err() {
+        eprintln!("skipped: this machine has no IPv6");
+        return;
+    }
+    let (_, v4) = node.listen(LOOPBACK).await;
+    let v6 = format!("/ip6/::1/udp/{}/webrtc-direct", port(&v4));
+    let (_, v6) = node.listen(&v6).await;
+    assert_eq!(port(&v4), port(&v6));
+}
+
+#[tokio::test]
+async fn a_listener_that_fails_leaves_the_others_alone() {
+    let (mut listener, mut dialer) = (Node::new(), Node::new());
+    let (_, addr) = listener.listen(LOOPBACK).await;
+    let taken = format!("/ip4/127.0.0.1/udp/{}/webrtc-direct", port(&addr));
+    let error = listener
+        .transport
+        .listen_on(ListenerId::next(), taken.parse().unwrap())
+        .unwrap_err();
+    assert!(
+        matches!(error, TransportError::Other(Error::Io(_))),
+        "{error:?}"
+    );
+    let pair = complete(dialer.dial(&addr, DIAL), &mut listener).await;
+    assert!(pair.dialer.is_ok() && pair.listener.is_ok());
+}
+
+#[tokio::test]
+async fn leaves_other_addresses_to_other_transports() {
+    let mut node = Node::new();
+    for addr in [
+        "/ip4/127.0.0.1/tcp/0",
+        "/ip4/127.0.0.1/udp/0/quic-v1",
+        "/dns4/localhost/udp/0/webrtc-direct",
+    ] {
+        let error = node
+            .transport
+            .listen_on(ListenerId::next(), addr.parse().unwrap())
+            .unwrap_err();
+        assert!(
+            matches!(error, TransportError::MultiaddrNotSupported(_)),
+            "{addr}: {error:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn refuses_settings_out_of_range() {
+    let mut node = Node::with(|config| config.with_max_streams(0));
+    let error = node
+        .transport
+        .listen_on(ListenerId::next(), LOOPBACK.parse().unwrap())
+        .unwrap_err();
+    match error {
+        TransportError::Other(Error::Config(error)) => assert_eq!(error.setting(), "max_streams"),
+        error => panic!("unexpected {error:?}"),
+    }
+}
+
+#[test]
+fn refuses_to_listen_without_a_runtime() {
+    let mut node = Node::new();
+    let error = node
+        .transport
+        .listen_on(ListenerId::next(), LOOPBACK.parse().unwrap())
+        .unwrap_err();
+    assert!(matches!(error, TransportError::Other(Error::NoRuntime)));
+}
+
+#[tokio::test]
+async fn a_new_listener_wakes_the_task_that_polls() {
+    use futures::task::{ArcWake, waker};
+    use std::{
+        pin::Pin,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        task::Context,
+    };
+    struct Flag(AtomicBool);
+    impl ArcWake for Flag {
+        fn wake_by_ref(flag: &Arc<Self>) {
+            flag.0.store(true, Ordering::SeqCst);
+        }
+    }
+    let flag = Arc::new(Flag(AtomicBool::new(false)));
+    let waker = waker(Arc::clone(&flag));
+    let mut node = Node::new();
+    let mut cx = Context::from_waker(&waker);
+    assert!(Pin::new(&mut node.transport).poll(&mut cx).is_pending());
+    node.transport
+        .listen_on(ListenerId::next(), LOOPBACK.parse().unwrap())
+        .unwrap();
+    assert!(flag.0.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn removing_a_listener_expires_its_address_and_closes_it() {
+    let mut node = Node::new();
+    let (id, addr) = node.listen(LOOPBACK).await;
+    assert!(node.transport.remove_listener(id));
+    match node.next().await {
+        TransportEvent::AddressExpired {
+            listener_id,
+            listen_addr,
+        } => assert_eq!((listener_id, listen_addr), (id, addr)),
+        event => panic!("unexpected {event:?}"),
+    }
+    match node.next().await {
+        TransportEvent::ListenerClosed {
+            listener_id,
+            reason,
+        } => {
+            assert_eq!(listener_id, id);
+            reason.unwrap();
+        }
+        event => panic!("unexpected {event:?}"),
+    }
+    assert!(node.now().is_none());
+    assert!(!node.transport.remove_listener(id));
+}
+
+#[tokio::test]
+async fn dropping_the_transport_gives_its_port_back() {
+    let mut node = Node::new();
+    let (_, addr) = node.listen(LOOPBACK).await;
+    let taken = ("127.0.0.1", port(&addr));
+    assert!(std::net::UdpSocket::bind(taken).is_err());
+    drop(node);
+    becomes_free(taken).await;
+}
+
+#[tokio::test]
+async fn a_removed_listener_accepts_nobody_and_keeps_its_connections() {
+    let (mut listener, mut early, mut late) = (
+        Node::new(),
+        Node::new(),
+        Node::with(|config| config.with_handshake_timeout(std::time::Duration::from_millis(500))),
+    );
+    let (id, addr) = listener.listen(LOOPBACK).await;
+    let pair = complete(early.dial(&addr, DIAL), &mut listener).await;
+    let (_, dialer) = pair.dialer.unwrap();
+    let (_, accepted) = pair.listener.unwrap();
+
+    assert!(listener.transport.remove_listener(id));
+    while listener.now().is_some() {}
+    let dialing = late.dial(&addr, DIAL);
+    let error = listener.quiet_while(dialing).await.map(|_| ()).unwrap_err();
+    assert!(
+        matches!(error, Error::TimedOut { .. } | Error::Refused),
+        "{error:?}"
+    );
+    exchange(dialer, accepted).await;
+}
+
+/// Opens a stream on one end and sends a byte to the other.
+async fn exchange(mut dialer: Connection, mut listener: Connection) {
+    let send = async {
+        let mut stream = open(&mut dialer).await;
+        stream.write_all(b"x").await.unwrap();
+        stream.close().await.unwrap();
+    };
+    let receive = async {
+        let mut stream = accept(&mut listener).await;
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).await.unwrap();
+        got
+    };
+    let ((), got) = soon(futures::future::join(send, receive)).await;
+    assert_eq!(got, b"x");
+    close(dialer).await;
+}

@@ -352,7 +352,9 @@ impl Endpoint {
             self.demux
                 .remove_username(&credentials.username, connection.remote(), id);
         }
-        let username = connection.peer_credentials().map(|credentials| credentials.username.clone());
+        let username = connection
+            .peer_credentials()
+            .map(|credentials| credentials.username.clone());
         let goodbye = connection.take_goodbye();
         self.demux.bury(now, connection.remote(), username, goodbye);
     }

@@ -6,12 +6,12 @@ use super::{
     link::Link,
     ms,
     pair::{End, Pair},
-    peer::{Accept, Pipe},
+    peer::{Accept, Conn, Pipe},
     secs,
     sim::{Node, Sim},
 };
 use crate::proto::{
-    ChannelId, ConnectionId, Limits, Read, Write,
+    ChannelId, ConnectionId, Event, Limits, Read, Write,
     config::{LONG_PATH, LONG_PATH_FACTOR},
 };
 
@@ -47,57 +47,100 @@ impl Flow {
         let (writer, reader) = (sim.dialer(), sim.add_peer(limits, true));
         sim.peer(reader).accept = Accept::Sink;
         let (id, accepted) = sim.connect(writer, reader);
-        Self { sim, writer, reader, id, accepted }
+        Self {
+            sim,
+            writer,
+            reader,
+            id,
+            accepted,
+        }
     }
 
     /// A stream on which the writer sends `total` bytes; the reader reads at once, or not at all.
     fn start(&mut self, total: u64, reading: bool) -> ChannelId {
         let id = self.id;
-        let ours = self.sim.act(self.writer, |peer, now| peer.start(now, id, |stream| Pipe::upload(stream, total)));
-        let ours = ours.expect("a free id");
-        self.sim.expect("the other end", secs(1), |sim| {
-            sim.peer(self.reader).conn(self.accepted).pipes.keys().any(|theirs| theirs.stream == ours.stream)
+        let reader = self.reader;
+        let ours = self.sim.act(self.writer, |peer, now| {
+            peer.start(now, id, |stream| Pipe::upload(stream, total))
         });
-        self.set_reading(ours, reading);
-        ours
+        if let Some(ours) = ours.filter(|_| !reading) {
+            self.sim.peer(reader).unread.insert(ours.stream);
+        }
+        ours.expect("a free id")
     }
 
-    fn theirs(&mut self, ours: ChannelId) -> ChannelId {
+    /// The reader's pipe, once it has the stream.
+    fn theirs(&mut self, ours: ChannelId) -> Option<ChannelId> {
         let pipes = &self.sim.peer(self.reader).conn(self.accepted).pipes;
-        *pipes.keys().find(|theirs| theirs.stream == ours.stream).expect("it is open")
+        pipes
+            .keys()
+            .find(|theirs| theirs.stream == ours.stream)
+            .copied()
     }
 
-    fn set_reading(&mut self, ours: ChannelId, reading: bool) {
+    /// Lets the reader read a stream.
+    fn resume(&mut self, ours: ChannelId) {
         let (theirs, accepted) = (self.theirs(ours), self.accepted);
         self.sim.act(self.reader, |peer, now| {
-            peer.pipe(accepted, theirs).reading = reading;
-            peer.pump(now, accepted, theirs);
+            peer.unread.remove(&ours.stream);
+            if let Some(theirs) = theirs {
+                peer.pipe(accepted, theirs).reading = true;
+                peer.pump(now, accepted, theirs);
+            }
         });
     }
 
-    /// Reads one piece.
+    /// Reads a few pieces.
     fn read_some(&mut self, ours: ChannelId, pieces: u32) {
-        let (theirs, accepted) = (self.theirs(ours), self.accepted);
-        self.sim.act(self.reader, |peer, now| peer.pump_pieces(now, accepted, theirs, pieces));
+        let (theirs, accepted) = (self.theirs(ours).expect("it is open"), self.accepted);
+        self.sim.act(self.reader, |peer, now| {
+            peer.pump_pieces(now, accepted, theirs, pieces)
+        });
     }
 
+    /// Bytes the writer's endpoint took of the stream that uses this id now or did so last.
     fn sent(&mut self, ours: ChannelId) -> u64 {
-        let id = self.id;
-        let conn = self.sim.peer(self.writer).conn(id);
-        conn.pipes.get(&ours).map_or(0, |pipe| pipe.sent)
+        Self::of(self.sim.peer(self.writer).conn(self.id), ours, |pipe| {
+            pipe.sent
+        })
     }
 
+    /// Bytes the reader took.
     fn received(&mut self, ours: ChannelId) -> u64 {
-        let conn = self.sim.peer(self.reader).conn(self.accepted);
-        let theirs = conn.pipes.iter().find(|(theirs, _)| theirs.stream == ours.stream);
-        theirs.map_or(0, |(_, pipe)| pipe.received)
+        Self::of(
+            self.sim.peer(self.reader).conn(self.accepted),
+            ours,
+            |pipe| pipe.received,
+        )
+    }
+
+    fn of(conn: &Conn, channel: ChannelId, figure: impl Fn(&Pipe) -> u64) -> u64 {
+        let pipes = conn.pipes.values().chain(conn.over.iter().rev());
+        pipes
+            .into_iter()
+            .find(|pipe| pipe.stream == channel.stream)
+            .map_or(0, figure)
     }
 
     /// Whether all streams that were started are over, and every byte was right.
     fn is_complete(&mut self, count: usize) -> bool {
         let (id, accepted) = (self.id, self.accepted);
-        let sent = self.sim.peer(self.writer).conn(id).over.iter().filter(|pipe| pipe.is_complete()).count();
-        let received = self.sim.peer(self.reader).conn(accepted).over.iter().filter(|pipe| pipe.is_complete()).count();
+        let sent = self
+            .sim
+            .peer(self.writer)
+            .conn(id)
+            .over
+            .iter()
+            .filter(|pipe| pipe.is_complete())
+            .count();
+        let received = self
+            .sim
+            .peer(self.reader)
+            .conn(accepted)
+            .over
+            .iter()
+            .filter(|pipe| pipe.is_complete())
+            .count();
         sent == count && received == count
     }
 }
@@ -110,13 +153,18 @@ fn a_reader_that_pauses_stops_the_writer_and_loses_nothing() {
     flow.sim.run_for(secs(5));
     let held = flow.sent(stream);
     assert!(held > 1 << 20, "the buffers are used: {held}");
-    assert!(held <= bound(&Limits::default()), "{held} bytes are held for a reader that does not read");
+    assert!(
+        held <= bound(&Limits::default()),
+        "{held} bytes are held for a reader that does not read"
+    );
     flow.sim.run_for(secs(3));
     assert_eq!(flow.sent(stream), held, "the writer has stopped");
-    flow.set_reading(stream, true);
+    flow.resume(stream);
     let node = flow.reader;
     let accepted = flow.accepted;
-    flow.sim.expect("all data", secs(60), |sim| !sim.peer(node).conn(accepted).over.is_empty());
+    flow.sim.expect("all data", secs(60), |sim| {
+        !sim.peer(node).conn(accepted).over.is_empty()
+    });
     flow.sim.run_for(secs(1));
     assert!(flow.is_complete(1));
 }
@@ -129,7 +177,13 @@ fn a_slow_reader_gets_everything_while_little_is_held() {
     let stream = flow.start(total, false);
     for _ in 0..2000 {
         flow.sim.run_for(ms(50));
-        if flow.sim.peer(flow.reader).conn(flow.accepted).pipes.is_empty() {
+        if flow
+            .sim
+            .peer(flow.reader)
+            .conn(flow.accepted)
+            .pipes
+            .is_empty()
+        {
             break;
         }
         flow.read_some(stream, 8);
@@ -158,7 +212,10 @@ fn a_writer_to_a_peer_that_vanished_is_stopped() {
     let before = flow.sent(stream);
     flow.sim.run_for(secs(20));
     let taken = flow.sent(stream) - before;
-    assert!(taken <= (Limits::default().max_send_buffer * LONG_PATH_FACTOR) as u64, "{taken} bytes for nobody");
+    assert!(
+        taken <= (Limits::default().max_send_buffer * LONG_PATH_FACTOR) as u64,
+        "{taken} bytes for nobody"
+    );
 }
 
 #[test]
@@ -168,7 +225,9 @@ fn an_unread_stream_does_not_slow_its_neighbours_while_it_fits_the_window() {
         let start = flow.sim.elapsed();
         flow.start(2 << 20, true);
         let (reader, accepted) = (flow.reader, flow.accepted);
-        flow.sim.expect("transfer", secs(60), |sim| !sim.peer(reader).conn(accepted).over.is_empty());
+        flow.sim.expect("transfer", secs(60), |sim| {
+            !sim.peer(reader).conn(accepted).over.is_empty()
+        });
         flow.sim.elapsed() - start
     };
     let undisturbed = time_for(&mut alone);
@@ -178,7 +237,10 @@ fn an_unread_stream_does_not_slow_its_neighbours_while_it_fits_the_window() {
     }
     flow.sim.run_for(secs(1));
     let disturbed = time_for(&mut flow);
-    assert!(disturbed <= undisturbed * 2, "{disturbed:?} next to unread streams, {undisturbed:?} alone");
+    assert!(
+        disturbed <= undisturbed * 2,
+        "{disturbed:?} next to unread streams, {undisturbed:?} alone"
+    );
 }
 
 /// Pauses the reader until the window is closed, then lets it go on; how long until twice as much is there?
@@ -188,7 +250,7 @@ fn reopening(rtt: u64) -> Duration {
     flow.sim.run_for(secs(8));
     let held = u64::from(Limits::default().receive_window);
     let start = flow.sim.elapsed();
-    flow.set_reading(stream, true);
+    flow.resume(stream);
     for _ in 0..2000 {
         if flow.received(stream) >= held + 300_000 {
             break;
@@ -214,10 +276,12 @@ fn the_window_reopens_although_its_announcement_is_lost() {
     flow.sim.run_for(secs(5));
     let (writer, reader, accepted) = (flow.writer, flow.reader, flow.accepted);
     flow.sim.link_mut(reader, writer).down = true;
-    flow.set_reading(stream, true);
+    flow.resume(stream);
     flow.sim.run_for(ms(5));
     flow.sim.link_mut(reader, writer).down = false;
-    flow.sim.expect("all data", secs(20), |sim| !sim.peer(reader).conn(accepted).over.is_empty());
+    flow.sim.expect("all data", secs(20), |sim| {
+        !sim.peer(reader).conn(accepted).over.is_empty()
+    });
     flow.sim.run_for(secs(1));
     assert!(flow.is_complete(1));
 }
@@ -229,26 +293,48 @@ fn a_stream_that_keeps_the_window_closed_is_reset_and_the_others_go_on() {
     flow.sim.run_for(secs(1));
     let other = flow.start(2 << 20, true);
     flow.sim.run_for(secs(7));
-    assert!(flow.received(other) < 2 << 20, "the window is closed for all");
-    assert_eq!(flow.sim.peer(flow.reader).counters().streams_stalled, 0, "not before its time");
+    assert!(
+        flow.received(other) < 2 << 20,
+        "the window is closed for all"
+    );
+    assert_eq!(
+        flow.sim.peer(flow.reader).counters().streams_stalled,
+        0,
+        "not before its time"
+    );
     let (reader, accepted) = (flow.reader, flow.accepted);
     flow.sim.expect("the other stream", secs(10), |sim| {
         let conn = sim.peer(reader).conn(accepted);
-        conn.over.iter().any(|pipe| pipe.received == 2 << 20 && pipe.is_complete())
+        conn.over
+            .iter()
+            .any(|pipe| pipe.received == 2 << 20 && pipe.is_complete())
     });
     assert_eq!(flow.sim.peer(reader).counters().streams_stalled, 1);
-    flow.set_reading(stuck, true);
+    flow.resume(stuck);
     flow.sim.run_for(secs(1));
     let conn = flow.sim.peer(reader).conn(accepted);
-    assert!(conn.over.iter().any(|pipe| pipe.end == Some(Read::Reset(None))), "the reader learns it: no end of file");
+    assert!(
+        conn.over
+            .iter()
+            .any(|pipe| pipe.end == Some(Read::Reset(None))),
+        "the reader learns it: no end of file"
+    );
     let id = flow.id;
     let conn = flow.sim.peer(flow.writer).conn(id);
-    assert!(conn.over.iter().any(|pipe| matches!(pipe.end, Some(Read::Reset(_)))), "and so does the writer");
+    assert!(
+        conn.over
+            .iter()
+            .any(|pipe| matches!(pipe.end, Some(Read::Reset(_)))),
+        "and so does the writer"
+    );
 }
 
 #[test]
 fn a_slow_reader_is_not_taken_for_a_stalled_one() {
-    let limits = Limits { stalled_stream_timeout: secs(3), ..Limits::default() };
+    let limits = Limits {
+        stalled_stream_timeout: secs(3),
+        ..Limits::default()
+    };
     let mut flow = Flow::with(Link::rtt(ms(RTT)), limits);
     let stream = flow.start(4 << 20, false);
     for _ in 0..30 {
@@ -268,15 +354,31 @@ fn freed_by(act: fn(&mut Pair, End, ChannelId)) -> Duration {
         pair.write(dialer, ours, &[1; 30_000]);
         pair.run(ms(5));
     }
-    let (second, other) = pair.stream_now(dialer, b"waits behind it");
-    assert_eq!(other, None, "the window is closed");
+    let second = pair.open(dialer);
+    let mut waits = matches!(pair.write(dialer, second, b"waits"), Write::Accepted(0));
+    pair.run(secs(1));
+    assert!(
+        pair.conn(listener).inbound.is_empty(),
+        "the window is closed"
+    );
     act(&mut pair, listener, theirs);
     let start = pair.sim.elapsed();
-    let accepted = pair.accept(listener);
-    assert_eq!(accepted.stream, second.stream);
-    pair.sim.expect("its data", secs(5), |sim| {
-        !sim.act(listener.node, |peer, now| peer.read_all(now, listener.id, accepted)).0.is_empty()
-    });
+    for _ in 0..3000 {
+        pair.run(ms(1));
+        if waits
+            && pair
+                .conn(dialer)
+                .log
+                .contains(&Event::ChannelWritable(second))
+        {
+            waits = pair.write(dialer, second, b"waits") == Write::Accepted(0);
+        }
+        if let Some(&accepted) = pair.conn(listener).inbound.front()
+            && pair.read(listener, accepted).0 == b"waits"
+        {
+            break;
+        }
+    }
     pair.sim.elapsed() - start
 }
 
@@ -295,24 +397,39 @@ fn giving_up_an_unread_stream_frees_the_window_for_the_others() {
 
 #[test]
 fn fifty_bulk_writers_are_served_alike_and_leave_room_for_a_small_message() {
-    let link = Link { bytes_per_second: Some(5_000_000), ..Link::rtt(ms(RTT)) };
+    let link = Link {
+        bytes_per_second: Some(5_000_000),
+        ..Link::rtt(ms(RTT))
+    };
     let mut flow = Flow::new(link);
     flow.sim.peer(flow.reader).accept = Accept::Sink;
     let streams: Vec<_> = (0..50).map(|_| flow.start(64 << 20, true)).collect();
     flow.sim.run_for(secs(6));
-    let received: Vec<_> = streams.iter().map(|stream| flow.received(*stream)).collect();
-    let (least, most) = (received.iter().min().unwrap(), received.iter().max().unwrap());
+    let received: Vec<_> = streams
+        .iter()
+        .map(|stream| flow.received(*stream))
+        .collect();
+    let (least, most) = (
+        received.iter().min().unwrap(),
+        received.iter().max().unwrap(),
+    );
     eprintln!("50 writers got through between {least} and {most} bytes in 6 s");
     assert!(*least > 0 && most / least <= 4, "{received:?}");
 
     flow.sim.peer(flow.reader).accept = Accept::Echo;
     let id = flow.id;
-    let small = flow.sim.act(flow.writer, |peer, now| peer.start(now, id, |stream| Pipe::request(stream, 100)));
+    let small = flow.sim.act(flow.writer, |peer, now| {
+        peer.start(now, id, |stream| Pipe::request(stream, 100))
+    });
     let small = small.expect("a free id");
     let start = flow.sim.elapsed();
     let writer = flow.writer;
     flow.sim.expect("echo", secs(10), |sim| {
-        sim.peer(writer).conn(id).pipes.get(&small).is_none_or(|pipe| pipe.received == 100)
+        sim.peer(writer)
+            .conn(id)
+            .pipes
+            .get(&small)
+            .is_none_or(|pipe| pipe.received == 100)
     });
     let took = flow.sim.elapsed() - start;
     eprintln!("a small message next to 50 bulk writers took {took:?}");
@@ -321,18 +438,27 @@ fn fifty_bulk_writers_are_served_alike_and_leave_room_for_a_small_message() {
 
 #[test]
 fn a_small_message_is_not_stuck_behind_one_bulk_writer() {
-    let link = Link { bytes_per_second: Some(5_000_000), ..Link::rtt(ms(RTT)) };
+    let link = Link {
+        bytes_per_second: Some(5_000_000),
+        ..Link::rtt(ms(RTT))
+    };
     let mut flow = Flow::new(link);
     flow.start(64 << 20, true);
     flow.sim.run_for(secs(2));
     flow.sim.peer(flow.reader).accept = Accept::Echo;
     for _ in 0..10 {
         let id = flow.id;
-        let small = flow.sim.act(flow.writer, |peer, now| peer.start(now, id, |stream| Pipe::request(stream, 100)));
+        let small = flow.sim.act(flow.writer, |peer, now| {
+            peer.start(now, id, |stream| Pipe::request(stream, 100))
+        });
         let small = small.expect("a free id");
         let (start, writer) = (flow.sim.elapsed(), flow.writer);
         flow.sim.expect("echo", secs(10), |sim| {
-            sim.peer(writer).conn(id).pipes.get(&small).is_none_or(|pipe| pipe.received == 100)
+            sim.peer(writer)
+                .conn(id)
+                .pipes
+                .get(&small)
+                .is_none_or(|pipe| pipe.received == 100)
         });
         let took = flow.sim.elapsed() - start;
         assert!(took < ms(600), "{took:?}");
@@ -351,7 +477,10 @@ fn a_writer_that_waits_is_told_that_its_stream_was_stopped_or_reset() {
             pair.run(ms(5));
         }
         let last = pair.write(dialer, ours, &[1; 60_000]);
-        assert!(matches!(last, Write::Accepted(taken) if taken < 60_000), "{last:?}");
+        assert!(
+            matches!(last, Write::Accepted(taken) if taken < 60_000),
+            "{last:?}"
+        );
         pair.run(secs(1));
         pair.conn(dialer).log.clear();
         if stop {
@@ -360,8 +489,12 @@ fn a_writer_that_waits_is_told_that_its_stream_was_stopped_or_reset() {
             pair.reset(listener, theirs);
         }
         pair.run(ms(4 * RTT));
-        let told = crate::proto::Event::ChannelWritable(ours);
-        assert!(pair.conn(dialer).log.contains(&told), "stop: {stop}, {:?}", pair.conn(dialer).log);
+        let told = Event::ChannelWritable(ours);
+        assert!(
+            pair.conn(dialer).log.contains(&told),
+            "stop: {stop}, {:?}",
+            pair.conn(dialer).log
+        );
         let expected = if stop { Write::Stopped } else { Write::Closed };
         assert_eq!(pair.write(dialer, ours, b"x"), expected);
     }

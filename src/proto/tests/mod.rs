@@ -12,6 +12,8 @@ mod first_contact;
 mod handshake;
 mod lifetime;
 mod link;
+mod lossy;
+mod many_peers;
 mod pair;
 mod peer;
 mod raw;

@@ -93,15 +93,6 @@ impl Pair {
         (ours, self.accept(self.other(from)))
     }
 
-    /// Opens a channel and writes to it; the other side's, if it gets there within a second.
-    pub(super) fn stream_now(&mut self, from: End, data: &[u8]) -> (ChannelId, Option<ChannelId>) {
-        let ours = self.open(from);
-        self.write(from, ours, data);
-        self.run(secs(1));
-        let other = self.other(from);
-        (ours, self.conn(other).inbound.pop_front())
-    }
-
     /// Waits for an inbound channel.
     #[track_caller]
     pub(super) fn accept(&mut self, end: End) -> ChannelId {

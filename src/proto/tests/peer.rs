@@ -86,6 +86,8 @@ const WRITE_SIZE: usize = 48 * 1024;
 /// One channel in the hands of the application.
 #[derive(Debug)]
 pub(super) struct Pipe {
+    /// The SCTP stream.
+    pub(super) stream: u16,
     seed: u64,
     expected_seed: u64,
     /// Bytes to be sent.
@@ -116,6 +118,7 @@ impl Pipe {
     fn new(opener: bool, stream: u16, total: u64) -> Self {
         let [from_opener, to_opener] = [2 * u64::from(stream), 2 * u64::from(stream) + 1];
         Self {
+            stream,
             seed: if opener { from_opener } else { to_opener },
             expected_seed: if opener { to_opener } else { from_opener },
             total,
@@ -255,6 +258,8 @@ pub(super) struct Peer {
     pub(super) noise: bool,
     /// Never be authenticated.
     pub(super) stuck: bool,
+    /// Inbound streams that are taken and not read.
+    pub(super) unread: BTreeSet<u16>,
     /// Connections since the start.
     pub(super) connections: BTreeMap<ConnectionId, Conn>,
     /// Handshake phases that ended.
@@ -269,6 +274,7 @@ impl Peer {
             accept: Accept::Echo,
             noise: false,
             stuck: false,
+            unread: BTreeSet::new(),
             connections: BTreeMap::new(),
             phases: Vec::new(),
             now,
@@ -403,8 +409,20 @@ impl Peer {
     }
 
     /// Lets the application read only so many pieces of a channel.
-    pub(super) fn pump_pieces(&mut self, now: Instant, id: ConnectionId, channel: ChannelId, pieces: u32) {
-        let Some(pipe) = self.connections.get_mut(&id).and_then(|conn| conn.pipes.get_mut(&channel)) else { return };
+    pub(super) fn pump_pieces(
+        &mut self,
+        now: Instant,
+        id: ConnectionId,
+        channel: ChannelId,
+        pieces: u32,
+    ) {
+        let Some(pipe) = self
+            .connections
+            .get_mut(&id)
+            .and_then(|conn| conn.pipes.get_mut(&channel))
+        else {
+            return;
+        };
         for _ in 0..pieces {
             if pipe.read_blocked || pipe.end.is_some() {
                 break;
@@ -559,7 +577,11 @@ impl Peer {
             return;
         }
         self.endpoint.accepted(id, channel);
-        let pipe = Pipe::new(false, channel.stream, 0).without_end();
+        let reading = !self.unread.contains(&channel.stream);
+        let pipe = Pipe {
+            reading,
+            ..Pipe::new(false, channel.stream, 0).without_end()
+        };
         let pipe = match self.accept {
             Accept::Echo => Pipe {
                 echo: true,

@@ -96,6 +96,8 @@ pub(super) struct Sender {
     round_trip: RoundTrip,
     /// When the latest of the chunks that arrived was sent.
     newest: Option<Instant>,
+    /// When the latest of those that this SACK brought was sent, if it measures the round trip.
+    measured: Option<Instant>,
     retransmit_at: Option<Instant>,
     probe_at: Option<Instant>,
     probing: bool,
@@ -121,6 +123,7 @@ impl Sender {
                 backoff: 0,
             },
             newest: None,
+            measured: None,
             retransmit_at: None,
             probe_at: None,
             probing: false,
@@ -251,17 +254,20 @@ impl Sender {
                 break;
             };
             let len = chunk.data.payload.len();
-            if self.arrive(now, chunk.state, chunk.at, chunk.again, len) {
+            if self.arrive(chunk.state, chunk.at, chunk.again, len) {
                 arrived += len;
                 release(chunk.data.stream, len);
             }
         }
-        arrived += self.handle_gaps(now, sack, &mut release);
+        arrived += self.handle_gaps(sack, &mut release);
         self.peer_window = sack.window as usize;
         let advanced = count > 0;
         if arrived > 0 {
             self.probing = false;
             self.round_trip.backoff = 0;
+            if let Some(at) = self.measured.take() {
+                self.round_trip.sample(now.saturating_duration_since(at));
+            }
             self.grow(sack.cumulative, arrived, before_flying);
             self.find_losses(sack.highest());
             self.arm_probe(now);
@@ -271,26 +277,22 @@ impl Sender {
     }
 
     /// One chunk reached the peer. False: that was known.
-    fn arrive(&mut self, now: Instant, state: State, at: Instant, again: bool, len: usize) -> bool {
+    fn arrive(&mut self, state: State, at: Instant, again: bool, len: usize) -> bool {
         match state {
             State::InFlight => self.flying = self.flying.saturating_sub(len),
             State::Lost => self.lost -= 1,
             State::Acknowledged => return false,
         }
         self.newest = self.newest.max(Some(at));
-        // Karn's rule: what was sent twice measures nothing.
+        // Karn's rule: what was sent twice measures nothing. Of the others the one sent last: acknowledgements of
+        // earlier ones may be old, because a SACK has room for so many gaps only.
         if !again {
-            self.round_trip.sample(now.saturating_duration_since(at));
+            self.measured = self.measured.max(Some(at));
         }
         true
     }
 
-    fn handle_gaps(
-        &mut self,
-        now: Instant,
-        sack: &Sack,
-        release: &mut impl FnMut(u16, usize),
-    ) -> usize {
+    fn handle_gaps(&mut self, sack: &Sack, release: &mut impl FnMut(u16, usize)) -> usize {
         let mut arrived = 0;
         for offset in sack.gaps().flat_map(|(start, end)| start..=end) {
             // Offsets count from the cumulative TSN, which is one before the front.
@@ -300,7 +302,7 @@ impl Sender {
             let (state, at, again) = (chunk.state, chunk.at, chunk.again);
             let (stream, payload) = (chunk.data.stream, std::mem::take(&mut chunk.data.payload));
             chunk.state = State::Acknowledged;
-            if self.arrive(now, state, at, again, payload.len()) {
+            if self.arrive(state, at, again, payload.len()) {
                 arrived += payload.len();
                 release(stream, payload.len());
             }
@@ -406,7 +408,8 @@ impl Sender {
         if !closed {
             self.threshold = (self.window / 2).max(MIN_WINDOW);
             self.window = MIN_WINDOW;
-            self.recovery = Some(self.last_tsn());
+            // Slow start follows, whatever was under way.
+            self.recovery = None;
         }
         self.retransmit_at = (!self.sent.is_empty()).then(|| now + self.round_trip.timeout());
     }

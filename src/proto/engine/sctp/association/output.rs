@@ -101,7 +101,6 @@ impl Sctp {
             if self.receiver.ack_is_pending() && self.has_data_to_send() {
                 self.write_sack(writer);
             }
-            let empty = writer.len();
             while let Some(data) = self.sender.resend(now, MTU - writer.len()) {
                 writer.data(&data, true);
             }
@@ -117,7 +116,8 @@ impl Sctp {
                 let last = self.streams.is_idle() || self.sender.is_limited();
                 writer.data(&data, last);
             }
-            let wrote = writer.len() > empty;
+            // A SACK may have taken the room of a full fragment: that goes into the next packet.
+            let wrote = !writer.is_empty();
             self.finish(writer, send);
             if !wrote {
                 return;

@@ -1,6 +1,7 @@
 //! `node dial`: connects, tries what the command line asks for, and says goodbye.
 
 use std::{
+    convert::Infallible,
     error::Error,
     time::{Duration, Instant},
 };
@@ -8,9 +9,12 @@ use std::{
 use futures::StreamExt as _;
 use libp2p::{PeerId, Swarm, identify, swarm::SwarmEvent};
 use libp2p_stream::Control;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::{Behaviour, BehaviourEvent, Options, USAGE, chain, print, protocols, quote, swarm};
+use crate::{
+    Behaviour, BehaviourEvent, Options, USAGE, chain, farewell::farewell, print, protocols, quote,
+    swarm,
+};
 
 /// A peer that answers no ping and no identify request for so long has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,53 +34,47 @@ pub(crate) async fn run(mut options: Options) -> Result<(), Box<dyn Error>> {
     let control = swarm.behaviour().stream.new_control();
     let start = Instant::now();
     swarm.dial(options.addr.take().ok_or(USAGE)?)?;
-    let (sender, mut news) = mpsc::channel(64);
-    let (disconnect, stop) = mpsc::channel(1);
-    tokio::spawn(drive(swarm, sender, stop));
-
-    let peer = first_contact(&mut news, start, options.pings.unwrap_or(1)).await?;
-    // Nobody waits for news now but the last one, and the swarm must not wait for us.
-    let closed = tokio::spawn(async move {
-        while let Some(news) = news.recv().await {
-            if let News::Closed(_) = news {
-                return;
-            }
-        }
-    });
-    try_streams(&options, &control, peer).await?;
-    disconnect.send(peer).await?;
-    tokio::time::timeout(PATIENCE, closed)
-        .await
-        .map_err(|_| "the connection does not close")??;
-    Ok(())
+    let (sender, news) = mpsc::channel(64);
+    let (stop, stopped) = oneshot::channel();
+    let driver = tokio::spawn(drive(swarm, sender, stopped));
+    let outcome = check(&options, &control, news, start).await;
+    drop(stop);
+    farewell(driver.await?).await;
+    outcome
 }
 
-/// Polls the swarm, until nobody listens to it any more.
+/// Polls the swarm, until the other end of `stopped` is dropped.
 async fn drive(
     mut swarm: Swarm<Behaviour>,
     news: mpsc::Sender<News>,
-    mut disconnect: mpsc::Receiver<PeerId>,
-) {
+    mut stopped: oneshot::Receiver<Infallible>,
+) -> Swarm<Behaviour> {
     loop {
         let event = tokio::select! {
+            _ = &mut stopped => return swarm,
             event = swarm.select_next_some() => event,
-            Some(peer) = disconnect.recv() => {
-                // It is no error if the peer was faster.
-                swarm.disconnect_peer_id(peer).ok();
-                continue;
-            }
         };
-        if let Some(item) = interpret(event)
-            && news.send(item).await.is_err()
-        {
-            return;
+        if let Some(item) = interpret(event) {
+            // After the first contact nobody wants to know.
+            news.send(item).await.ok();
         }
     }
 }
 
+/// All that the command line asks for.
+async fn check(
+    options: &Options,
+    control: &Control,
+    news: mpsc::Receiver<News>,
+    start: Instant,
+) -> Result<(), Box<dyn Error>> {
+    let peer = first_contact(news, start, options.pings.unwrap_or(1)).await?;
+    try_streams(options, control, peer).await
+}
+
 /// Waits until the connection is up, the peer has identified itself and has answered `pings` pings.
 async fn first_contact(
-    news: &mut mpsc::Receiver<News>,
+    mut news: mpsc::Receiver<News>,
     start: Instant,
     pings: usize,
 ) -> Result<PeerId, Box<dyn Error>> {

@@ -3,9 +3,9 @@
 use std::error::Error;
 
 use futures::StreamExt as _;
-use libp2p::{Multiaddr, multiaddr::Protocol, swarm::SwarmEvent};
+use libp2p::{Multiaddr, Swarm, multiaddr::Protocol, swarm::SwarmEvent};
 
-use crate::{Options, print, protocols, quote, swarm};
+use crate::{Behaviour, Options, farewell::farewell, print, quote, swarm};
 
 /// Without an address the node listens on all of them.
 const EVERYWHERE: [&str; 2] = [
@@ -14,8 +14,8 @@ const EVERYWHERE: [&str; 2] = [
 ];
 
 pub(crate) async fn run(options: Options) -> Result<(), Box<dyn Error>> {
+    let stop = stop_signal()?;
     let mut swarm = swarm(&options)?;
-    protocols::serve(&mut swarm.behaviour().stream.new_control())?;
     match options.addr {
         Some(addr) => drop(swarm.listen_on(addr)?),
         None => {
@@ -26,10 +26,20 @@ pub(crate) async fn run(options: Options) -> Result<(), Box<dyn Error>> {
             }
         }
     }
-    let mut stop = std::pin::pin!(stop_signal()?);
+    let outcome = serve(&mut swarm, stop).await;
+    farewell(swarm).await;
+    outcome
+}
+
+/// Drives the swarm until `stop` is ready.
+async fn serve(
+    swarm: &mut Swarm<Behaviour>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Box<dyn Error>> {
+    let mut stop = std::pin::pin!(stop);
     loop {
         let event = tokio::select! {
-            _ = &mut stop => return Ok(()),
+            () = &mut stop => return Ok(()),
             event = swarm.select_next_some() => event,
         };
         match event {

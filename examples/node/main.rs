@@ -4,11 +4,14 @@
 //!     node dial MULTIADDR [--ice auto|v1|v2] [--pings N] [--echo BYTES] [--streams N] [--seed N]
 //!
 //! Every result is one line of JSON on stdout; what went wrong is on stderr, and then the exit status is not 0.
+//! `listen` ends on SIGINT or SIGTERM. Both commands close their connections before they exit.
 #![expect(clippy::print_stdout, reason = "the results go there")]
 
 mod dial;
+mod farewell;
 mod listen;
 mod protocols;
+mod serve;
 
 use std::{error::Error, io::Write as _, process::ExitCode, time::Duration};
 
@@ -20,11 +23,13 @@ use libp2p_rtc::{Config, DialMode, Transport};
 const USAGE: &str = "usage: node listen [MULTIADDR] [--seed N]
        node dial MULTIADDR [--ice auto|v1|v2] [--pings N] [--echo BYTES] [--streams N] [--seed N]";
 
-/// What a node does besides our own protocols.
+/// What a node does.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
     ping: ping::Behaviour,
     identify: identify::Behaviour,
+    serve: serve::Behaviour,
+    /// Opens streams for the checks of `dial`; it serves nothing, because it drops streams that arrive at once.
     stream: libp2p_stream::Behaviour,
 }
 
@@ -107,6 +112,7 @@ pub(crate) fn swarm(options: &Options) -> Result<Swarm<Behaviour>, Box<dyn Error
                 "/libp2p-rtc/node/1.0.0".into(),
                 key.public(),
             )),
+            serve: serve::Behaviour::new(&protocols::SERVED),
             stream: libp2p_stream::Behaviour::new(),
         })?
         .with_swarm_config(|config| {

@@ -3,40 +3,30 @@
 use std::{error::Error, io, time::Duration};
 
 use futures::{
-    AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _, future::try_join_all, io::AsyncRead,
+    AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _, future::try_join_all, io::AsyncRead,
 };
 use libp2p::{PeerId, Stream, StreamProtocol};
-use libp2p_stream::{Control, IncomingStreams};
+use libp2p_stream::Control;
 
-pub(crate) const ECHO: StreamProtocol = StreamProtocol::new("/echo/1.0.0");
+use crate::serve::Service;
+
+const ECHO: StreamProtocol = StreamProtocol::new("/echo/1.0.0");
 const PERF: StreamProtocol = StreamProtocol::new("/perf/1.0.0");
 
 /// The size of one read or write.
 const CHUNK: usize = 64 * 1024;
 
-/// Serves both protocols in the background.
-pub(crate) fn serve(control: &mut Control) -> Result<(), Box<dyn Error>> {
-    accept(control.accept(ECHO)?, echo);
-    accept(control.accept(PERF)?, perf);
-    Ok(())
-}
-
-/// One task per stream.
-fn accept<F>(mut incoming: IncomingStreams, protocol: fn(Stream) -> F)
-where
-    F: Future<Output = io::Result<()>> + Send + 'static,
-{
-    tokio::spawn(async move {
-        while let Some((peer, stream)) = incoming.next().await {
-            let served = protocol(stream);
-            tokio::spawn(async move {
-                if let Err(error) = served.await {
-                    tracing::debug!(%peer, %error, "a stream failed");
-                }
-            });
-        }
-    });
-}
+/// What every node serves.
+pub(crate) static SERVED: [Service; 2] = [
+    Service {
+        protocol: ECHO,
+        run: |stream| echo(stream).boxed(),
+    },
+    Service {
+        protocol: PERF,
+        run: |stream| perf(stream).boxed(),
+    },
+];
 
 /// Sends back what it reads, and closes when the peer has.
 async fn echo(mut stream: Stream) -> io::Result<()> {

@@ -52,6 +52,8 @@ pub(crate) enum Link {
     Early,
     /// In use.
     Open,
+    /// Done; the peer, which opened it, is given time to close it.
+    Lingering,
     /// Our SCTP reset is on its way.
     Closing,
 }
@@ -172,7 +174,7 @@ impl Channel {
     pub(crate) fn on_message(&mut self, message: Bytes) -> Reaction {
         match self.link {
             Link::Early => self.keep_early(message),
-            Link::Closing => Reaction::default(),
+            Link::Lingering | Link::Closing => Reaction::default(),
             Link::Open if self.unordered => self.decode_whole(message),
             Link::Open => {
                 self.decoder.push(message);

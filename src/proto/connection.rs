@@ -84,6 +84,8 @@ pub(crate) struct Connection {
     setup: Option<Box<Setup>>,
     remote_fingerprint: Option<Fingerprint>,
     last_received: Instant,
+    /// When a valid packet came from `remote`.
+    remote_seen: Instant,
     idle_check: Instant,
     closing: Option<Instant>,
     ended: Option<CloseReason>,
@@ -185,6 +187,7 @@ impl Connection {
             setup: None,
             remote_fingerprint: None,
             last_received: cx.now,
+            remote_seen: cx.now,
             idle_check: cx.now + cx.limits.idle_timeout,
             closing: None,
             ended: None,
@@ -312,11 +315,18 @@ impl Connection {
         SctpLimits {
             receive_window: limits.receive_window,
             max_receive_message: u32::try_from(limits.max_receive_frame_size).unwrap_or(u32::MAX),
+            // Above the limit of channels, so that one too many is refused with a reset, which tells more.
+            max_streams: limits.max_streams.saturating_add(1024),
         }
     }
 
     /// A DTLS datagram from one of this connection's addresses.
-    pub(crate) fn handle_dtls(&mut self, datagram: &[u8], cx: &mut Context<'_>) {
+    pub(crate) fn handle_dtls(
+        &mut self,
+        remote: SocketAddr,
+        datagram: &[u8],
+        cx: &mut Context<'_>,
+    ) {
         if self.ended.is_some() {
             return;
         }
@@ -333,7 +343,24 @@ impl Connection {
             }
         }
         self.feed_dtls(datagram, cx);
-        self.pump_dtls(cx);
+        let authentic = self.pump_dtls(cx);
+        if authentic && remote == self.remote {
+            self.remote_seen = cx.now;
+        } else if authentic {
+            self.move_to(remote);
+        }
+    }
+
+    /// The peer is at another of its addresses.
+    fn move_to(&mut self, remote: SocketAddr) {
+        let known = self
+            .addresses
+            .iter_mut()
+            .find(|(address, _)| *address == remote);
+        if let Some((address, _)) = known {
+            std::mem::swap(address, &mut self.remote);
+            self.push_event(Event::AddressChanged(remote));
+        }
     }
 
     /// A check from the peer, whose integrity the endpoint verified against our half.
@@ -357,20 +384,21 @@ impl Connection {
             }
         }
         if remote == self.remote {
+            self.remote_seen = cx.now;
             return;
         }
-        let Some((address, seen)) = self
+        let known = self
             .addresses
             .iter_mut()
-            .find(|(address, _)| *address == remote)
-        else {
-            return;
-        };
+            .find(|(address, _)| *address == remote);
+        let Some((_, seen)) = known else { return };
         *seen = cx.now;
-        // A dialer renominates when its network changes (RFC 8445 section 8.1.1): follow it.
-        if request.use_candidate() {
-            std::mem::swap(address, &mut self.remote);
-            self.events.push_back(Event::AddressChanged(remote));
+        // A dialer renominates when its network changes (RFC 8445 section 8.1.1). A check that somebody saw can be sent
+        // again from anywhere, so it moves nothing while the old address is alive; a DTLS record from the new one does.
+        let silent = cx.now.saturating_duration_since(self.remote_seen);
+        if request.use_candidate() && silent >= cx.limits.keepalive_interval * 2 {
+            self.remote_seen = cx.now;
+            self.move_to(remote);
         }
     }
 
@@ -426,6 +454,13 @@ impl Connection {
         match &self.ice {
             Ice::Prober(prober) => prober.key_for(request),
             Ice::Lite(_) => None,
+        }
+    }
+
+    /// Nothing is reported after the end.
+    fn push_event(&mut self, event: Event) {
+        if self.ended.is_none() {
+            self.events.push_back(event);
         }
     }
 

@@ -159,6 +159,9 @@ impl Endpoint {
         act: impl FnOnce(&mut Connection, &mut Context<'_>) -> T,
     ) -> Option<T> {
         let connection = self.connections.get_mut(&id)?;
+        if connection.ended().is_some() {
+            return None;
+        }
         let result = act(connection, &mut context!(self, now));
         self.touch(id);
         Some(result)

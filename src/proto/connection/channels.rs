@@ -1,5 +1,7 @@
 //! The channels of a connection: opening, accepting, closing, ids and their reuse.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 
 use super::{Connection, Context, Ice};
@@ -16,6 +18,8 @@ use crate::proto::{
 
 /// Channels a peer may open before it is authenticated; they are buffered until then.
 const MAX_EARLY_CHANNELS: usize = 64;
+/// How long a channel that the peer opened waits for the peer to close it.
+const LINGER: Duration = Duration::from_secs(1);
 /// Highest usable stream id (RFC 8831 section 6.2: 65535 is reserved).
 const MAX_STREAM: u32 = 65_534;
 
@@ -120,9 +124,7 @@ impl Connection {
 
     /// A stream that was not there before. False: it is refused and reset.
     fn admit(&mut self, stream: u16, cx: &mut Context<'_>) -> bool {
-        let theirs_is_even = self.side == Side::Listener;
-        let right_parity =
-            stream.is_multiple_of(2) == theirs_is_even || stream == ChannelId::HANDSHAKE.stream;
+        let right_parity = !self.is_ours(stream);
         let early = !self.authenticated && self.channels.len() > MAX_EARLY_CHANNELS;
         if early {
             self.end(
@@ -216,7 +218,7 @@ impl Connection {
     fn announce(&mut self, id: ChannelId) {
         if let Some(channel) = self.channel(id) {
             channel.announced = true;
-            self.events.push_back(Event::ChannelOpened(id));
+            self.push_event(Event::ChannelOpened(id));
         }
     }
 
@@ -235,12 +237,12 @@ impl Connection {
             return;
         };
         let id = channel.id;
-        if reaction.readable && channel.reader_waits && channel.has_listener() {
-            channel.reader_waits = false;
-            self.events.push_back(Event::ChannelReadable(id));
+        let writable = reaction.send_changed && channel.has_listener();
+        if reaction.readable {
+            self.notify_reader(id);
         }
-        if reaction.send_changed && channel.has_listener() {
-            self.events.push_back(Event::ChannelWritable(id));
+        if writable {
+            self.push_event(Event::ChannelWritable(id));
         }
         if reaction.reset {
             self.reset(id, cx);
@@ -250,7 +252,7 @@ impl Connection {
         if reaction.fin_received && stream != ChannelId::HANDSHAKE.stream {
             self.acknowledge_fin(id, cx);
         }
-        self.close_if_done(stream);
+        self.close_if_done(stream, cx);
     }
 
     fn notify_reader(&mut self, id: ChannelId) {
@@ -259,7 +261,7 @@ impl Connection {
         };
         if channel.reader_waits && channel.has_listener() {
             channel.reader_waits = false;
-            self.events.push_back(Event::ChannelReadable(id));
+            self.push_event(Event::ChannelReadable(id));
         }
     }
 
@@ -292,12 +294,12 @@ impl Connection {
     }
 
     /// Sends an owed FIN_ACK.
-    pub(super) fn pay_fin_ack(&mut self, stream: u16) {
+    pub(super) fn pay_fin_ack(&mut self, stream: u16, cx: &mut Context<'_>) {
         if let Some(channel) = self.channels.get_mut(&stream)
             && std::mem::take(&mut channel.owes_fin_ack)
         {
             self.send_flag(stream, Flag::FinAck, None);
-            self.close_if_done(stream);
+            self.close_if_done(stream, cx);
         }
     }
 
@@ -312,7 +314,7 @@ impl Connection {
         };
         channel.send = SendHalf::FinSent;
         self.send_flag(id.stream, Flag::Fin, None);
-        self.pay_fin_ack(id.stream);
+        self.pay_fin_ack(id.stream, cx);
         self.set_channel_timer(id.stream, Some(deadline));
     }
 
@@ -329,14 +331,14 @@ impl Connection {
             self.send_flag(id.stream, Flag::StopSending, None);
         }
         self.resume_reading(id.stream, cx);
-        self.close_if_done(id.stream);
+        self.close_if_done(id.stream, cx);
     }
 
     /// RESET of both halves.
     pub(crate) fn reset(&mut self, id: ChannelId, cx: &mut Context<'_>) {
         let Some(channel) = self
             .channel(id)
-            .filter(|channel| channel.link != Link::Closing)
+            .filter(|channel| matches!(channel.link, Link::Early | Link::Open))
         else {
             return;
         };
@@ -355,7 +357,7 @@ impl Connection {
             self.release(id, cx);
         }
         self.resume_reading(id.stream, cx);
-        self.close_if_done(id.stream);
+        self.close_if_done(id.stream, cx);
     }
 
     /// The application's handle is gone. What it left open is reset; after a FIN only reading is given up, because
@@ -378,26 +380,45 @@ impl Connection {
             (_, ReceiveHalf::Open) => self.stop(id, cx),
             _ => {}
         }
-        self.close_if_done(id.stream);
+        self.close_if_done(id.stream, cx);
     }
 
     /// Closes the data channel when neither side will send on it.
-    pub(super) fn close_if_done(&mut self, stream: u16) {
+    ///
+    /// A channel that the peer opened is left to the peer for a while: libdatachannel (js-libp2p in Node) loses messages
+    /// that wait behind our reset, and gives the id out again before it has reset it itself.
+    pub(super) fn close_if_done(&mut self, stream: u16, cx: &mut Context<'_>) {
+        let ours = self.is_ours(stream);
         let Some(channel) = self.channels.get_mut(&stream) else {
             return;
         };
         // Nobody resets the handshake channel: peers differ in what they make of it.
-        if stream == ChannelId::HANDSHAKE.stream && channel.id == ChannelId::HANDSHAKE {
+        if channel.id == ChannelId::HANDSHAKE || channel.link != Link::Open || !channel.is_done() {
             return;
         }
-        if channel.link != Link::Open || !channel.is_done() {
-            return;
+        if ours {
+            self.set_channel_timer(stream, None);
+            self.close_link(stream);
+        } else {
+            channel.link = Link::Lingering;
+            self.set_channel_timer(stream, Some(cx.now + LINGER));
         }
-        channel.link = Link::Closing;
-        self.set_channel_timer(stream, None);
-        let Some(sctp) = &mut self.sctp else { return };
-        // Fails only when the peer reset it in the same moment.
-        sctp.reset(stream).unwrap_or_default();
+    }
+
+    pub(super) fn close_link(&mut self, stream: u16) {
+        if let Some(channel) = self.channels.get_mut(&stream) {
+            channel.link = Link::Closing;
+        }
+        if let Some(sctp) = &mut self.sctp {
+            // Fails only when the peer reset it in the same moment.
+            sctp.reset(stream).unwrap_or_default();
+        }
+    }
+
+    /// Whether the id is one that we give out (RFC 8832 section 6).
+    fn is_ours(&self, stream: u16) -> bool {
+        let ours_are_even = self.side == Side::Dialer;
+        stream.is_multiple_of(2) == ours_are_even && stream != ChannelId::HANDSHAKE.stream
     }
 
     /// The peer reset its side of a stream and all its data was read. SCTP answers with our reset.
@@ -440,11 +461,10 @@ impl Connection {
     }
 
     fn free_stream_id(&mut self, stream: u16) {
-        let ours_are_even = self.side == Side::Dialer;
-        if stream.is_multiple_of(2) == ours_are_even && stream != ChannelId::HANDSHAKE.stream {
+        if self.is_ours(stream) {
             self.free_streams.push_back(stream);
             if std::mem::take(&mut self.open_refused) {
-                self.events.push_back(Event::OpenPossible);
+                self.push_event(Event::OpenPossible);
             }
         }
     }
@@ -457,7 +477,7 @@ impl Connection {
         // One that was refused never counted as open.
         if channel.announced {
             cx.counters.channels_closed += 1;
-            self.events.push_back(Event::ChannelClosed(channel.id));
+            self.push_event(Event::ChannelClosed(channel.id));
         }
     }
 }

@@ -70,7 +70,7 @@ impl Connection {
             setup.hello_again = Some(cx.now + hello_pause(round_trip));
         }
         for datagram in held {
-            self.handle_dtls(&datagram, cx);
+            self.handle_dtls(self.remote, &datagram, cx);
         }
     }
 
@@ -181,10 +181,13 @@ impl Connection {
     }
 
     /// Consequences of what DTLS took in.
-    pub(super) fn pump_dtls(&mut self, cx: &mut Context<'_>) {
+    ///
+    /// True if a record proved itself.
+    pub(super) fn pump_dtls(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut authentic = false;
         while let Some(event) = self.dtls.poll_event() {
             if self.ended.is_some() {
-                return;
+                break;
             }
             match event {
                 DtlsEvent::PeerCertificate(fingerprint) => {
@@ -196,12 +199,13 @@ impl Connection {
                     // Pinned before Noise: a man in the middle must not get further than this.
                     if self.side == Side::Dialer && !pinned.contains(&fingerprint) {
                         self.end(CloseReason::CertificateMismatch, cx);
-                        return;
+                        break;
                     }
                     self.remote_fingerprint = Some(fingerprint);
                 }
                 DtlsEvent::Connected => self.on_dtls_connected(cx),
                 DtlsEvent::Data(packet) => {
+                    authentic = true;
                     self.last_received = cx.now;
                     if let Some(sctp) = &mut self.sctp
                         && !sctp.handle_packet(cx.now, packet)
@@ -217,6 +221,7 @@ impl Connection {
                 }
             }
         }
+        authentic
     }
 
     fn on_dtls_connected(&mut self, cx: &mut Context<'_>) {
@@ -231,7 +236,7 @@ impl Connection {
         // Both sides send INIT: the listener's travels with the end of its DTLS handshake, which saves a round trip.
         self.sctp = Some(Sctp::new(limits, true, cx.rng.random(), cx.now));
         if self.side == Side::Listener {
-            self.events.push_back(Event::Incoming {
+            self.push_event(Event::Incoming {
                 remote: self.remote,
                 local_ip: self.local_ip,
             });
@@ -240,7 +245,9 @@ impl Connection {
 
     /// Consequences of what SCTP took in.
     pub(super) fn pump_sctp(&mut self, cx: &mut Context<'_>) {
-        while let Some(event) = self.sctp.as_mut().and_then(Sctp::poll_event) {
+        while self.ended.is_none()
+            && let Some(event) = self.sctp.as_mut().and_then(Sctp::poll_event)
+        {
             match event {
                 SctpEvent::Connected => self.on_sctp_connected(cx),
                 SctpEvent::Opened(stream) | SctpEvent::Readable(stream) => {
@@ -270,7 +277,7 @@ impl Connection {
                 None => return,
             },
         };
-        self.events.push_back(Event::Ready {
+        self.push_event(Event::Ready {
             remote_fingerprint,
             version,
         });

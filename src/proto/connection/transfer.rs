@@ -8,7 +8,7 @@ use super::{Connection, Context};
 use crate::proto::{
     channel::{Link, ReceiveHalf, SendHalf},
     config::{LONG_PATH, LONG_PATH_FACTOR, Limits},
-    engine::sctp::Ppid,
+    engine::sctp::{MAX_FRAGMENT, Ppid},
     event::{ChannelId, Event, Read, Write},
     frame,
 };
@@ -142,7 +142,7 @@ impl Connection {
     pub(crate) fn write(&mut self, id: ChannelId, data: &[u8], cx: &mut Context<'_>) -> Write {
         let room = self.send_room(cx.limits);
         let others_wait = !self.writers.is_empty();
-        let max_payload = frame::max_payload(cx.limits.max_frame_size);
+        let max_payload = payload_of_full_packets(cx.limits.max_frame_size);
         let Some(channel) = self.channel(id) else {
             return Write::Closed;
         };
@@ -157,7 +157,11 @@ impl Connection {
             (false, true) => 0,
             (false, false) => room.min(QUANTUM),
         };
-        let taken = data.len().min(allowed);
+        let mut taken = data.len().min(allowed);
+        if taken < data.len() && taken > max_payload {
+            // Full packets only, as long as there is more.
+            taken -= taken % max_payload;
+        }
         for payload in data[..taken].chunks(max_payload) {
             let mut message = BytesMut::with_capacity(frame::encoded_len(payload.len(), false));
             frame::encode_data(payload, &mut message);
@@ -192,7 +196,8 @@ impl Connection {
             };
             if std::mem::take(&mut channel.writer_waits) {
                 channel.writer_granted = true;
-                self.events.push_back(Event::ChannelWritable(channel.id));
+                let id = channel.id;
+                self.push_event(Event::ChannelWritable(id));
                 room = room.saturating_sub(QUANTUM);
             }
         }
@@ -243,7 +248,15 @@ impl Connection {
     }
 
     fn channel_timeout(&mut self, stream: u16, cx: &mut Context<'_>) {
-        self.pay_fin_ack(stream);
+        self.pay_fin_ack(stream, cx);
+        if self
+            .channels
+            .get(&stream)
+            .is_some_and(|channel| channel.link == Link::Lingering)
+        {
+            self.close_link(stream);
+            return;
+        }
         let on_its_way = self
             .sctp
             .as_ref()
@@ -259,7 +272,7 @@ impl Connection {
             self.set_channel_timer(stream, Some(cx.now + cx.limits.fin_ack_timeout));
         } else {
             channel.on_fin_ack_timeout();
-            self.close_if_done(stream);
+            self.close_if_done(stream, cx);
         }
     }
 
@@ -298,7 +311,14 @@ impl Connection {
     }
 
     fn react_to_reset(&mut self, id: ChannelId) {
-        self.events.push_back(Event::ChannelReadable(id));
-        self.events.push_back(Event::ChannelWritable(id));
+        self.push_event(Event::ChannelReadable(id));
+        self.push_event(Event::ChannelWritable(id));
     }
+}
+
+/// The payload of the largest frame that fills whole packets: datagrams of equal size leave in one system call, and none
+/// is sent half empty.
+fn payload_of_full_packets(max_frame: usize) -> usize {
+    let whole = max_frame - max_frame % MAX_FRAGMENT;
+    frame::max_payload(if whole > 0 { whole } else { max_frame })
 }

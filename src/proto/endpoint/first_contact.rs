@@ -257,7 +257,7 @@ impl Endpoint {
                 return;
             } else {
                 self.with(now, id, |connection, cx| {
-                    connection.handle_dtls(datagram, cx)
+                    connection.handle_dtls(remote, datagram, cx)
                 });
                 return;
             }
@@ -338,7 +338,7 @@ impl Endpoint {
         let dtls = Dtls::listener(&self.dtls, now, cookie);
         let mut cx: Context<'_> = context!(self, now);
         let mut connection = Connection::listener(path, checked, dtls, &mut cx);
-        connection.handle_dtls(datagram, &mut cx);
+        connection.handle_dtls(remote, datagram, &mut cx);
         self.connections.insert(id, Box::new(connection));
         self.touch(id);
     }

@@ -352,7 +352,7 @@ fn the_answer_to_a_check_goes_back_where_it_came_from_and_names_the_source() {
 
 #[test]
 fn a_flood_of_valid_checks_is_answered_and_keeps_a_table_of_fixed_size() {
-    let checks = 100_000;
+    let checks = u32::try_from(super::scaled(30_000, 100_000, "checks")).unwrap();
     let kept = 2_000;
     let mut sim = Sim::new();
     let limits = Limits {

@@ -220,13 +220,12 @@ fn an_outage_of_15_seconds_costs_nothing_but_time() {
 
 #[test]
 fn consent_checks_keep_an_idle_connection_alive_for_a_week() {
-    let days = if cfg!(debug_assertions) { 1 } else { 7 };
-    eprintln!("{days} days (7 in release builds)");
+    let hours = super::scaled(8, 7 * 24, "hours") as u64;
     let mut pair = Pair::new(ms(RTT));
     let (dialer, listener) = (pair.dialer, pair.listener);
     let (ours, theirs) = pair.stream(dialer);
     let before = pair.sim.peer(dialer.node).counters();
-    let time = secs(days * 24 * 3600);
+    let time = secs(hours * 3600);
     pair.run(time);
     for end in pair.ends() {
         assert_eq!(pair.closed(end), None);
@@ -256,7 +255,7 @@ fn an_idle_connection_survives_loss() {
 
 #[test]
 fn nothing_is_left_of_a_thousand_connections() {
-    let count = 1_000;
+    let count = super::scaled(400, 1_000, "connections");
     let mut sim = Sim::new();
     let listener = sim.listener();
     let dialers: Vec<_> = (0..20).map(|_| sim.dialer()).collect();

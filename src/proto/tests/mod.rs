@@ -10,12 +10,14 @@
 mod backpressure;
 mod first_contact;
 mod handshake;
+mod hostile;
 mod lifetime;
 mod link;
 mod lossy;
 mod many_peers;
 mod pair;
 mod peer;
+mod random_interaction;
 mod raw;
 mod round_trips;
 mod sim;
@@ -69,6 +71,15 @@ const fn ms(millis: u64) -> Duration {
 /// Seconds.
 const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
+}
+
+/// How much of a long test to run: all of it in release builds or with `SIMULATION_FULL` set, else as much as is quick
+/// enough without optimisation. Says so.
+fn scaled(quick: usize, full: usize, what: &str) -> usize {
+    let all = !cfg!(debug_assertions) || std::env::var_os("SIMULATION_FULL").is_some();
+    let count = if all { full } else { quick };
+    eprintln!("{count} {what} ({full} in release builds or with SIMULATION_FULL=1)");
+    count
 }
 
 #[test]

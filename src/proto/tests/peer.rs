@@ -628,6 +628,11 @@ impl Conn {
         }
     }
 
+    /// Channels that may still have events.
+    pub(super) fn live_count(&self) -> usize {
+        self.live.len()
+    }
+
     /// Events that must not come at this point, whatever the network does.
     fn check(&mut self, event: &Event) {
         assert!(self.closed.is_none(), "{event:?} after Closed");

@@ -64,6 +64,52 @@ fn crc32c_matches_its_check_value() {
     assert_eq!(crc32c(b"123456789"), 0xe306_9283);
 }
 
+/// Where the DATA chunks of a packet begin.
+fn data_chunks(packet: &[u8]) -> Vec<usize> {
+    let mut found = Vec::new();
+    let mut at = 12;
+    while let Some(&[kind, _, high, low]) = packet.get(at..).and_then(<[u8]>::first_chunk) {
+        if kind == 0 {
+            found.push(at);
+        }
+        at += usize::from(u16::from_be_bytes([high, low]))
+            .max(4)
+            .next_multiple_of(4);
+    }
+    found
+}
+
+/// An SCTP packet with these chunks and a right checksum.
+pub(super) fn packet(tag: u32, chunks: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x13, 0x88, 0x13, 0x88];
+    packet.extend_from_slice(&tag.to_be_bytes());
+    packet.extend_from_slice(&[0; 4]);
+    packet.extend_from_slice(chunks);
+    let sum = crc32c(&packet);
+    packet[8..12].copy_from_slice(&sum.to_le_bytes());
+    packet
+}
+
+/// One chunk, padded.
+pub(super) fn chunk(kind: u8, flags: u8, body: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(4 + body.len()).expect("a chunk fits its length field");
+    let mut chunk = vec![kind, flags];
+    chunk.extend_from_slice(&len.to_be_bytes());
+    chunk.extend_from_slice(body);
+    chunk.resize(chunk.len().next_multiple_of(4), 0);
+    chunk
+}
+
+/// A DATA chunk with a whole binary message.
+pub(super) fn data_chunk(tsn: u32, stream: u16, ssn: u16, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let mut body = tsn.to_be_bytes().to_vec();
+    body.extend_from_slice(&stream.to_be_bytes());
+    body.extend_from_slice(&ssn.to_be_bytes());
+    body.extend_from_slice(&53_u32.to_be_bytes());
+    body.extend_from_slice(payload);
+    chunk(0, flags, &body)
+}
+
 /// What a changed SCTP packet is to become.
 pub(super) type Mangle = Box<dyn FnMut(&[u8]) -> Vec<Vec<u8>>>;
 
@@ -94,6 +140,10 @@ pub(super) struct RawPeer {
     pub(super) ended: bool,
     /// SCTP packets received.
     pub(super) packets: Vec<Bytes>,
+    /// Verification tag that our packets carry.
+    pub(super) tag: u32,
+    /// TSN of the next DATA chunk.
+    pub(super) next_tsn: u32,
 }
 
 impl RawPeer {
@@ -119,6 +169,7 @@ impl RawPeer {
             limits: SctpLimits {
                 receive_window: 1 << 20,
                 max_receive_message: 300_000,
+                max_streams: 65_536,
             },
             alive: true,
             mangle: None,
@@ -127,6 +178,8 @@ impl RawPeer {
             connected: false,
             ended: false,
             packets: Vec::new(),
+            tag: 0,
+            next_tsn: 0,
         }
     }
 
@@ -271,12 +324,23 @@ impl RawPeer {
             mangle,
             now,
             ended,
+            tag,
+            next_tsn,
             ..
         } = self
         else {
             return;
         };
         sctp.poll_packets(*now, |packet| {
+            let word = |at: usize| {
+                packet[at..at + 4]
+                    .iter()
+                    .fold(0, |word, byte| word << 8 | u32::from(*byte))
+            };
+            *tag = word(4);
+            for at in data_chunks(packet) {
+                *next_tsn = word(at + 4).wrapping_add(1);
+            }
             let changed = match mangle {
                 Some(mangle) => mangle(packet),
                 None => vec![packet.to_vec()],
@@ -307,6 +371,18 @@ impl RawPeer {
         let sctp = self.sctp.as_mut().expect("SCTP is there");
         sctp.write(stream, ppid, &Bytes::copy_from_slice(message))
             .expect("the stream is there");
+    }
+
+    /// Sends OPEN if the stream is free.
+    pub(super) fn try_open(&mut self, stream: u16) -> bool {
+        let free = self
+            .sctp
+            .as_mut()
+            .is_some_and(|sctp| sctp.open(stream).is_ok());
+        if free {
+            self.send(stream, Ppid::Dcep, &[3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        }
+        free
     }
 
     /// Sends OPEN with this channel type on a new stream.

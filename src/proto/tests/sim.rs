@@ -69,15 +69,19 @@ pub(super) struct Sim {
 
 impl Sim {
     /// An empty network; `SIMULATION_SEED` chooses its randomness.
+    pub(super) fn new() -> Self {
+        let seed = std::env::var("SIMULATION_SEED")
+            .ok()
+            .and_then(|text| text.parse().ok());
+        Self::with_seed(seed.unwrap_or_else(|| rand::rng().random()))
+    }
+
+    /// An empty network with this randomness.
     #[expect(
         clippy::disallowed_methods,
         reason = "virtual time needs a beginning, and there is no other way to make an instant"
     )]
-    pub(super) fn new() -> Self {
-        let seed = std::env::var("SIMULATION_SEED")
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .unwrap_or_else(|| rand::rng().random());
+    pub(super) fn with_seed(seed: u64) -> Self {
         let start = Instant::now();
         Self {
             seed,
@@ -139,6 +143,11 @@ impl Sim {
     fn address_for(number: usize, port: u16) -> SocketAddr {
         let [.., high, low] = u32::try_from(number).unwrap().to_be_bytes();
         SocketAddr::from(([10, high, low, 1], port))
+    }
+
+    /// Dice of its own for a test, from the same seed.
+    pub(super) fn dice(&mut self) -> StdRng {
+        StdRng::from_seed(self.rng.random())
     }
 
     /// The time.

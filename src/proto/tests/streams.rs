@@ -155,7 +155,7 @@ fn stop_sending_after_fin_ends_the_wait_for_its_acknowledgement() {
         raw.send_flag(2, Flag::StopSending);
         raw.send_flag(2, Flag::Fin);
     });
-    raw.run(secs(1));
+    raw.run(ms(1_200));
     assert_eq!(
         raw.raw(|raw| raw.resets.clone()),
         [2],
@@ -286,7 +286,7 @@ fn a_fin_that_is_never_acknowledged_gives_up_after_ten_seconds() {
     raw.run(ms(9_900));
     assert_eq!(raw.raw(|raw| raw.flags(2)), [Flag::FinAck, Flag::Fin]);
     assert_eq!(raw.raw(|raw| raw.resets.clone()), [0_u16; 0], "not yet");
-    raw.run(ms(400));
+    raw.run(ms(1_500));
     assert_eq!(raw.raw(|raw| raw.resets.clone()), [2]);
     assert!(raw.is_alive(4), "the connection goes on");
 }

@@ -191,7 +191,7 @@ async fn carries_noise_messages_before_anything_else() {
     assert_eq!((&byte, &message), (b"e", b"e, ee"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn echoes_across_the_shells() {
     let (_dialer, _listener, mut dialed, mut accepted) = pair().await;
     let (opened, taken) = stream(&mut dialed, &mut accepted).await;
@@ -616,9 +616,15 @@ fn handles_fail_when_the_runtime_is_gone() {
     assert_eq!(late.map(Result::err), Some(Some(CloseReason::Local)));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_thousand_streams_at_once_share_a_connection() {
-    let (_dialer, _listener, mut dialed, mut accepted) = pair().await;
+    let limits = Limits {
+        // More than these are reset: who accepts may be slower than who opens.
+        max_unaccepted_streams: 1000,
+        ..config::Limits::default().to_proto()
+    };
+    let (dialer, listener) = (Node::new(false), Node::with(true, limits));
+    let (mut dialed, mut accepted) = connect(&dialer, &listener).await;
     let echoing = tokio::spawn(async move {
         let mut echoes = Vec::new();
         for _ in 0..1000 {

@@ -20,9 +20,9 @@ const PIECE_OVERHEAD: usize = 128;
 ///
 /// **Reading.** The driver calls [`fill`](Self::fill) when the core has something; it reads until the core is blocked,
 /// this stream's buffer is full or the connection's total is. In the last two cases the core stays silent until it is
-/// read again, so the reader must ask: it does when it has emptied half of a full buffer, or all of one that was cut
-/// short by the total. A stream with an empty buffer and a waiting reader gets one piece whatever the total says, hence
-/// no reader can be starved by streams that nobody reads.
+/// read again, so the reader must ask: it does when half of what was full is free again, and in any case when it waits.
+/// A stream with an empty buffer and a waiting reader gets one piece whatever the total says. Hence a reader that waits
+/// has nothing to wait for but the peer, even if the application never reads the other streams.
 ///
 /// **Writing.** The writer fills `tx` up to the limit. The driver swaps it with its own empty buffer
 /// ([`advance`](Self::advance)) and moves that into the core, without the lock.
@@ -140,9 +140,7 @@ impl StreamState {
         match self.paused {
             Paused::No => false,
             Paused::Full => self.rx_cost <= limits.max_read_buffer / 2,
-            Paused::Starved => {
-                self.rx.is_empty() || connection.unread() <= limits.max_connection_buffer / 2
-            }
+            Paused::Starved => connection.unread() <= limits.max_connection_buffer / 2,
         }
     }
 

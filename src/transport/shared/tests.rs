@@ -612,7 +612,7 @@ impl ModelStream {
     fn produce(&mut self, length: usize) {
         self.inside.push_back(Bytes::from(vec![1; length]));
         self.sent += length;
-        if std::mem::take(&mut self.armed) {
+        if mem::take(&mut self.armed) {
             self.pump();
         }
     }
@@ -690,7 +690,9 @@ proptest! {
             if streams[0].waiting {
                 run_driver(&fixture, &mut streams);
                 prop_assert!(streams[0].task.wakes() > 0, "stalled at {before}");
+                streams[0].consume(1000);
             }
+            prop_assert!(streams[0].received > before, "woken for nothing at {before}");
         }
     }
 }

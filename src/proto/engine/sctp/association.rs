@@ -101,7 +101,7 @@ impl Sctp {
             control: VecDeque::new(),
             sender: Sender::new(first_tsn),
             receiver: Receiver::new(0, limits.max_receive_message as usize),
-            streams: Streams::default(),
+            streams: Streams::new(limits.max_streams),
             resets: Resets::new(first_tsn),
             events: VecDeque::new(),
             advertised: limits.receive_window,
@@ -120,12 +120,14 @@ impl Sctp {
         let mut chunks = Chunks::new(&packet);
         let mut data = false;
         let mut useful = false;
+        let mut taken = true;
         for chunk in chunks.by_ref() {
-            if !self.may_take(&chunk, tag) {
-                return useful;
+            taken = self.may_take(&chunk, tag);
+            if !taken {
+                break;
             }
             data |= chunk.kind == kind::DATA;
-            useful |= self.handle_chunk(now, &chunk);
+            useful |= self.handle_chunk(now, &chunk, packet.len());
             if self.state == State::Ended {
                 break;
             }
@@ -133,7 +135,7 @@ impl Sctp {
         if data && self.state == State::Established {
             self.receiver.end_packet(now);
         }
-        useful && !chunks.malformed
+        useful && taken && !chunks.malformed
     }
 
     /// RFC 9260 section 8.5: every packet carries our tag, an INIT none, an ABORT perhaps the peer's.
@@ -149,7 +151,7 @@ impl Sctp {
     }
 
     /// One chunk. False: of no use.
-    fn handle_chunk(&mut self, now: Instant, chunk: &Chunk) -> bool {
+    fn handle_chunk(&mut self, now: Instant, chunk: &Chunk, packet_len: usize) -> bool {
         self.note_peer_is_up(chunk);
         let up = self.state == State::Established;
         match chunk.kind {
@@ -157,12 +159,13 @@ impl Sctp {
             kind::INIT_ACK => self.on_init_ack(now, chunk),
             kind::COOKIE_ECHO => self.on_cookie_echo(now, chunk),
             kind::COOKIE_ACK => self.on_cookie_ack(),
-            kind::DATA if up => self.on_data(chunk),
+            kind::DATA if up => self.on_data(chunk, packet_len),
             kind::SACK if up => self.on_sack(now, chunk),
             kind::RECONFIG if up => self.on_reconfig(now, chunk),
             kind::HEARTBEAT => self.on_heartbeat(chunk),
             kind::ABORT => self.end(SctpEvent::ClosedByPeer),
-            kind::SHUTDOWN if up => {
+            // Again if our answer was lost, or if both sides say it at once.
+            kind::SHUTDOWN if up || self.state == State::Ended => {
                 self.push_control(Control::ShutdownAck);
                 self.end(SctpEvent::ClosedByPeer)
             }
@@ -185,6 +188,7 @@ impl Sctp {
     }
 
     fn fail(&mut self, reason: &'static str) -> bool {
+        self.control.clear();
         self.push_control(Control::Abort);
         self.end(SctpEvent::Failed(reason))
     }
@@ -203,7 +207,8 @@ impl Sctp {
         fits
     }
 
-    fn held(&self) -> usize {
+    /// Bytes that count against the window.
+    pub(super) fn held(&self) -> usize {
         self.receiver.held() + self.streams.held()
     }
 
@@ -211,19 +216,33 @@ impl Sctp {
         (self.limits.receive_window as usize).saturating_sub(self.held())
     }
 
-    fn on_data(&mut self, chunk: &Chunk) -> bool {
-        let Some(data) = Data::read(chunk) else {
+    fn on_data(&mut self, chunk: &Chunk, packet_len: usize) -> bool {
+        let Some(mut data) = Data::read(chunk) else {
             return false;
         };
-        let room = self.window();
+        if data.payload.len() < packet_len / 2 {
+            // A few bytes that wait to be read must not keep a whole packet.
+            data.payload = Bytes::copy_from_slice(&data.payload);
+        }
         let window = self.limits.receive_window as usize;
-        if self.receiver.handle_data(data, room, window).is_err() {
+        // The peer was told that the window is closed: this is a probe.
+        let probe = self.advertised == 0 && self.receiver.is_ahead(data.tsn);
+        if probe && self.held() + data.payload.len() > window {
+            self.receiver.acknowledge_now();
+            return true;
+        }
+        if self
+            .receiver
+            .handle_data(data, self.held(), window)
+            .is_err()
+        {
             return self.fail("the peer's SCTP fragments do not make messages");
         }
         for whole in self.receiver.take_whole() {
             self.streams.deliver(whole, &mut self.events);
         }
-        self.perform_deferred_reset();
+        self.perform_waiting_resets();
+        self.reopen_window();
         true
     }
 
@@ -232,8 +251,17 @@ impl Sctp {
             return false;
         };
         let streams = &mut self.streams;
-        self.sender
-            .handle_sack(now, &sack, |stream, len| streams.acknowledged(stream, len))
+        // Chunks of one stream follow each other: they are counted together.
+        let mut run = (0, 0);
+        let known = self.sender.handle_sack(now, &sack, |stream, len| {
+            if stream != run.0 && run.1 > 0 {
+                streams.acknowledged(run.0, run.1);
+                run.1 = 0;
+            }
+            run = (stream, run.1 + len);
+        });
+        streams.acknowledged(run.0, run.1);
+        known
     }
 
     /// Timers.
@@ -266,6 +294,10 @@ impl Sctp {
 
     /// The next event.
     pub(crate) fn poll_event(&mut self) -> Option<SctpEvent> {
+        if self.events.is_empty() {
+            self.streams.free_one(&mut self.events);
+            self.perform_waiting_resets();
+        }
         let event = self.events.pop_front();
         if event.is_none() && self.events.capacity() > 32 {
             self.events = VecDeque::new();
@@ -317,11 +349,15 @@ impl Sctp {
 
     /// Resets a stream once what was written is sent; the peer answers with its own reset. What comes is dropped.
     pub(crate) fn reset(&mut self, stream: u16) -> Result<(), StreamGone> {
-        if self.streams.reset(stream) {
-            Ok(())
-        } else {
-            Err(StreamGone)
-        }
+        let known = self.streams.reset(stream);
+        self.reopen_window();
+        if known { Ok(()) } else { Err(StreamGone) }
+    }
+
+    /// How many streams there are.
+    #[cfg(test)]
+    pub(super) fn streams(&self) -> usize {
+        self.streams.count()
     }
 
     /// Bytes of this stream not yet acknowledged.

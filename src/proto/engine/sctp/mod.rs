@@ -18,7 +18,7 @@ mod wire;
 
 use bytes::Bytes;
 
-pub(crate) use self::association::Sctp;
+pub(crate) use self::{association::Sctp, streams::MAX_FRAGMENT};
 
 /// Payload protocol identifiers of RFC 8831 section 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +83,8 @@ pub(crate) struct SctpLimits {
     pub(crate) receive_window: u32,
     /// Largest message we take.
     pub(crate) max_receive_message: u32,
+    /// Streams the peer may bring about.
+    pub(crate) max_streams: usize,
 }
 
 /// An action on a stream that is gone or being reset.

@@ -6,7 +6,7 @@
 //! in progress.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -58,13 +58,64 @@ enum Ack {
     Now,
 }
 
+/// Fragments of one message with consecutive TSNs. Joining runs moves the fewer fragments, so that a peer that sends
+/// them in the worst order costs no more than one that sends them in the best.
+#[derive(Debug)]
+struct Run {
+    fragments: VecDeque<Data>,
+    /// Their user data.
+    len: usize,
+}
+
+impl Run {
+    fn new(data: Data) -> Self {
+        let len = data.payload.len();
+        let mut fragments = VecDeque::with_capacity(1);
+        fragments.push_back(data);
+        Self { fragments, len }
+    }
+
+    fn count(&self) -> u64 {
+        self.fragments.len() as u64
+    }
+
+    fn held(&self) -> usize {
+        self.len + OVERHEAD * self.fragments.len()
+    }
+
+    /// Whether `next`, whose TSNs follow, goes on with the same message.
+    fn is_continued_by(&self, next: &Self) -> bool {
+        let (Some(last), Some(first)) = (self.fragments.back(), next.fragments.front()) else {
+            return false;
+        };
+        last.flags & flag::END == 0 && first.flags & flag::BEGIN == 0 && last.stream == first.stream
+    }
+
+    fn is_whole(&self) -> bool {
+        let has = |data: Option<&Data>, wanted| data.is_some_and(|data| data.flags & wanted != 0);
+        has(self.fragments.front(), flag::BEGIN) && has(self.fragments.back(), flag::END)
+    }
+
+    fn append(&mut self, mut next: Self) {
+        self.len += next.len;
+        if next.fragments.len() <= self.fragments.len() {
+            self.fragments.append(&mut next.fragments);
+        } else {
+            while let Some(data) = self.fragments.pop_back() {
+                next.fragments.push_front(data);
+            }
+            self.fragments = next.fragments;
+        }
+    }
+}
+
 /// The receiving half.
 #[derive(Debug)]
 pub(super) struct Receiver {
     /// The cumulative TSN, extended so that it never wraps.
     cumulative: u64,
-    /// Chunks beyond it that are not part of a delivered message.
-    parked: BTreeMap<u64, Data>,
+    /// Chunks beyond it that are not part of a delivered message, by the first TSN of their run.
+    parked: BTreeMap<u64, Run>,
     /// Ranges of TSNs beyond it, inclusive, ascending, never touching.
     ranges: Vec<(u64, u64)>,
     /// The message in progress.
@@ -109,8 +160,8 @@ impl Receiver {
     }
 
     /// Messages that became whole, in order.
-    pub(super) fn take_whole(&mut self) -> Vec<Whole> {
-        std::mem::take(&mut self.whole)
+    pub(super) fn take_whole(&mut self) -> std::vec::Drain<'_, Whole> {
+        self.whole.drain(..)
     }
 
     fn extend(&self, tsn: u32) -> u64 {
@@ -118,21 +169,17 @@ impl Receiver {
         self.cumulative.wrapping_add_signed(i64::from(distance))
     }
 
-    /// Takes one chunk. `room` is what the window leaves: a chunk that does not fit is dropped, unless it fills a gap,
-    /// because then what came after it waits for it.
+    /// Takes one chunk. `held` is what counts against the window, here and elsewhere. What exceeds the window is
+    /// dropped, with some patience, because the peer does not know what we count beside the bytes, and more of it for
+    /// a chunk that fills a gap, because what came after it waits for it.
     pub(super) fn handle_data(
         &mut self,
         data: Data,
-        room: usize,
+        held: usize,
         window: usize,
     ) -> Result<(), Violation> {
         let tsn = self.extend(data.tsn);
-        let known = tsn <= self.cumulative
-            || self
-                .ranges
-                .iter()
-                .any(|&(start, end)| (start..=end).contains(&tsn));
-        if known {
+        if tsn <= self.cumulative || self.is_in_ranges(tsn) {
             if self.duplicates.len() < MAX_DUPLICATES {
                 self.duplicates.push(data.tsn);
             }
@@ -140,26 +187,43 @@ impl Receiver {
             return Ok(());
         }
         let highest = self.ranges.last().map_or(self.cumulative, |&(_, end)| end);
-        let fills_gap = tsn < highest && self.held < 2 * window;
-        let fits = data.payload.len() <= room || fills_gap;
-        if !fits || tsn > self.cumulative + MAX_AHEAD {
+        let limit = if tsn < highest {
+            2 * window
+        } else {
+            window + window / 2
+        };
+        if held + data.payload.len() > limit || tsn > self.cumulative + MAX_AHEAD {
             self.ack = Ack::Now;
             return Ok(());
         }
         if data.flags & flag::IMMEDIATE != 0 {
             self.ack = Ack::Now;
         }
+        // A gap is reported at once, and so is its end (RFC 9260 section 6.7).
+        let had_gap = !self.ranges.is_empty();
         if tsn == self.cumulative + 1 {
             self.cumulative = tsn;
             self.append(data)?;
             self.advance()?;
         } else {
-            self.park(tsn, data);
+            self.park(tsn, data)?;
         }
-        if !self.ranges.is_empty() {
+        if had_gap || !self.ranges.is_empty() {
             self.ack = Ack::Now;
         }
         Ok(())
+    }
+
+    /// Whether nothing that came after it has arrived.
+    pub(super) fn is_ahead(&self, tsn: u32) -> bool {
+        self.extend(tsn) > self.ranges.last().map_or(self.cumulative, |&(_, end)| end)
+    }
+
+    fn is_in_ranges(&self, tsn: u64) -> bool {
+        let index = self.ranges.partition_point(|&(_, end)| end < tsn);
+        self.ranges
+            .get(index)
+            .is_some_and(|&(start, _)| start <= tsn)
     }
 
     /// After all chunks of a packet.
@@ -181,17 +245,29 @@ impl Receiver {
             return Ok(());
         }
         self.ranges.remove(0);
-        for tsn in start..=end {
-            self.cumulative = tsn;
-            if let Some(data) = self.parked.remove(&tsn) {
-                self.held -= data.payload.len() + OVERHEAD;
+        self.cumulative = end;
+        let mut next = start;
+        while let Some(entry) = self.parked.first_entry()
+            && *entry.key() <= end
+        {
+            let (first, run) = entry.remove_entry();
+            self.skip_delivered(next, first)?;
+            next = first + run.count();
+            self.held -= run.held();
+            for data in run.fragments {
                 self.append(data)?;
-            } else if !self.partial.is_empty() {
-                // Delivered already as part of a whole message: nothing may be open before it.
-                return Err(Violation::Fragmentation);
             }
         }
-        Ok(())
+        self.skip_delivered(next, end + 1)
+    }
+
+    /// Chunks that are not parked were delivered already, as whole messages: no other may be open before them.
+    fn skip_delivered(&self, from: u64, to: u64) -> Result<(), Violation> {
+        if from < to && !self.partial.is_empty() {
+            Err(Violation::Fragmentation)
+        } else {
+            Ok(())
+        }
     }
 
     /// The next chunk in TSN order.
@@ -218,9 +294,11 @@ impl Receiver {
         self.held += data.payload.len() + OVERHEAD;
         self.partial.push(data);
         if ends {
-            let fragments = std::mem::take(&mut self.partial);
-            self.held -= self.partial_len + OVERHEAD * fragments.len();
-            self.whole.push(join(&fragments, self.partial_len));
+            self.held -= self.partial_len + OVERHEAD * self.partial.len();
+            self.whole
+                .extend(join(self.partial.iter(), self.partial_len));
+            self.partial.clear();
+            self.partial.shrink_to(64);
             self.partial_len = 0;
         }
         Ok(())
@@ -235,46 +313,35 @@ impl Receiver {
     }
 
     /// A chunk beyond a gap. If it completes a message, that need not wait for the gap: other streams lose nothing.
-    fn park(&mut self, tsn: u64, data: Data) {
+    fn park(&mut self, tsn: u64, data: Data) -> Result<(), Violation> {
         self.insert_range(tsn);
-        self.held += data.payload.len() + OVERHEAD;
-        self.parked.insert(tsn, data);
-        let Some(first) = self.find(tsn, flag::BEGIN, |tsn| tsn - 1) else {
-            return;
-        };
-        let Some(last) = self.find(tsn, flag::END, |tsn| tsn + 1) else {
-            return;
-        };
-        let fragments: Vec<_> = (first..=last)
-            .filter_map(|tsn| self.parked.remove(&tsn))
-            .collect();
-        let len = fragments.iter().map(|data| data.payload.len()).sum();
-        self.held -= len + OVERHEAD * fragments.len();
-        // One over the limit is dropped here; its stream stays behind for good, which harms nobody else.
-        if len <= self.max_message {
-            self.whole.push(join(&fragments, len));
+        let (mut first, mut run) = (tsn, Run::new(data));
+        self.held += run.held();
+        let before = self.parked.range(..tsn).next_back();
+        if let Some((&start, before)) = before
+            && start + before.count() == tsn
+            && before.is_continued_by(&run)
+            && let Some(mut before) = self.parked.remove(&start)
+        {
+            before.append(run);
+            (first, run) = (start, before);
         }
-    }
-
-    /// From `tsn` in one direction over fragments of the same message to the one with `wanted`.
-    fn find(&self, tsn: u64, wanted: u8, step: impl Fn(u64) -> u64) -> Option<u64> {
-        let stream = self.parked.get(&tsn)?.stream;
-        let other = if wanted == flag::BEGIN {
-            flag::END
-        } else {
-            flag::BEGIN
-        };
-        let mut at = tsn;
-        loop {
-            let data = self.parked.get(&at).filter(|data| data.stream == stream)?;
-            if at != tsn && data.flags & other != 0 {
-                return None;
-            }
-            if data.flags & wanted != 0 {
-                return Some(at);
-            }
-            at = step(at);
+        if self
+            .parked
+            .get(&(tsn + 1))
+            .is_some_and(|after| run.is_continued_by(after))
+            && let Some(after) = self.parked.remove(&(tsn + 1))
+        {
+            run.append(after);
         }
+        if !run.is_whole() {
+            self.parked.insert(first, run);
+            return Ok(());
+        }
+        self.held -= run.held();
+        self.check_size(run.len)?;
+        self.whole.extend(join(run.fragments.iter(), run.len));
+        Ok(())
     }
 
     fn insert_range(&mut self, tsn: u64) {
@@ -350,20 +417,12 @@ fn whole(data: &Data, bytes: Bytes) -> Whole {
     }
 }
 
-fn join(fragments: &[Data], len: usize) -> Whole {
+/// `None` only without fragments.
+fn join<'a>(fragments: impl Iterator<Item = &'a Data> + Clone, len: usize) -> Option<Whole> {
+    let first = fragments.clone().next()?;
     let mut bytes = BytesMut::with_capacity(len);
-    fragments
-        .iter()
-        .for_each(|fragment| bytes.extend_from_slice(&fragment.payload));
-    let empty = Data {
-        tsn: 0,
-        stream: 0,
-        ssn: 0,
-        ppid: 0,
-        flags: 0,
-        payload: Bytes::new(),
-    };
-    whole(fragments.first().unwrap_or(&empty), bytes.freeze())
+    fragments.for_each(|fragment| bytes.extend_from_slice(&fragment.payload));
+    Some(whole(first, bytes.freeze()))
 }
 
 #[cfg(test)]

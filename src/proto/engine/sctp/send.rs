@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+
 use super::wire::{Data, Sack, before};
 
 /// A full packet, as congestion control counts.
@@ -20,13 +22,18 @@ const INITIAL_WINDOW: usize = 10 * MTU;
 const MIN_WINDOW: usize = 4 * MTU;
 /// The window never grows beyond this; what may be queued is bounded by the owner.
 const MAX_WINDOW: usize = 16 << 20;
-/// A chunk is lost when one sent so many chunks later has arrived.
-const REORDERING: u32 = 3;
+/// A chunk is lost when one sent so many packets later has arrived.
+const REORDERING: u64 = 3;
+/// Reordering within less time than this is none.
+const MIN_PATIENCE: Duration = Duration::from_millis(1);
 /// First retransmission time-out, its lower and its upper bound. The lower one is above the 200 ms for which peers
 /// delay acknowledgements; the upper one keeps a path that comes back from being idle for long.
 const RTO_INITIAL: Duration = Duration::from_millis(1000);
 const RTO_MIN: Duration = Duration::from_millis(250);
 const RTO_MAX: Duration = Duration::from_millis(2000);
+/// What the time-out leaves above the round trip at least: on a steady path the variation comes to nothing, and a
+/// time-out of one round trip would be spurious.
+const RTO_SLACK: Duration = Duration::from_millis(50);
 /// Added to two round trips before the tail of a flight is probed: the peer's scheduling and our timer's.
 const PROBE_SLACK: Duration = Duration::from_millis(15);
 
@@ -44,8 +51,19 @@ enum State {
 struct Sent {
     data: Data,
     at: Instant,
+    /// The packet it travelled in, counted from the first one.
+    packet: u64,
     state: State,
     again: bool,
+}
+
+/// What one SACK told.
+#[derive(Debug, Default)]
+struct News {
+    /// Bytes that arrived.
+    bytes: usize,
+    /// Round trip of the latest chunk among them that was sent once.
+    rtt: Option<Duration>,
 }
 
 /// Round trip and time-out (RFC 9260 section 6.3).
@@ -70,7 +88,7 @@ impl RoundTrip {
             }
         };
         self.smoothed = Some(smoothed);
-        self.timeout = (smoothed + self.variation * 4).clamp(RTO_MIN, RTO_MAX);
+        self.timeout = (smoothed + (self.variation * 4).max(RTO_SLACK)).clamp(RTO_MIN, RTO_MAX);
         self.backoff = 0;
     }
 
@@ -87,17 +105,19 @@ pub(super) struct Sender {
     sent: VecDeque<Sent>,
     /// Bytes on their way: neither acknowledged nor lost.
     flying: usize,
+    /// Chunks to be sent again, and a TSN that none of them comes before.
     lost: usize,
+    lost_from: u32,
+    /// Packets begun.
+    packet: u64,
     peer_window: usize,
     window: usize,
     threshold: usize,
     /// Losses up to this TSN belong to a reduction already made.
     recovery: Option<u32>,
     round_trip: RoundTrip,
-    /// When the latest of the chunks that arrived was sent.
-    newest: Option<Instant>,
-    /// When the latest of those that this SACK brought was sent, if it measures the round trip.
-    measured: Option<Instant>,
+    /// The latest sent of the packets that arrived, and when it left.
+    newest: Option<(u64, Instant)>,
     retransmit_at: Option<Instant>,
     probe_at: Option<Instant>,
     probing: bool,
@@ -112,6 +132,8 @@ impl Sender {
             sent: VecDeque::new(),
             flying: 0,
             lost: 0,
+            lost_from: first_tsn,
+            packet: 0,
             peer_window: 0,
             window: INITIAL_WINDOW,
             threshold: usize::MAX,
@@ -123,7 +145,6 @@ impl Sender {
                 backoff: 0,
             },
             newest: None,
-            measured: None,
             retransmit_at: None,
             probe_at: None,
             probing: false,
@@ -178,19 +199,26 @@ impl Sender {
             || (self.flying + len <= self.window && self.flying + len <= self.peer_window)
     }
 
+    /// What is sent from here on travels in the next packet.
+    pub(super) fn begin_packet(&mut self) {
+        self.packet += 1;
+    }
+
     /// Gives new data its TSN and keeps it until it is acknowledged.
     pub(super) fn send(&mut self, now: Instant, mut data: Data) -> Data {
         data.tsn = self.next_tsn;
         self.next_tsn = self.next_tsn.wrapping_add(1);
         self.flying += data.payload.len();
+        let packet = self.packet;
         self.sent.push_back(Sent {
             data: data.clone(),
             at: now,
+            packet,
             state: State::InFlight,
             again: false,
         });
-        self.retransmit_at
-            .get_or_insert(now + self.round_trip.timeout());
+        let timeout = now + self.round_trip.timeout();
+        self.retransmit_at.get_or_insert(timeout);
         self.arm_probe(now);
         data
     }
@@ -210,23 +238,38 @@ impl Sender {
             return None;
         }
         let window = self.window;
-        let chunk = self
+        let front = self.acknowledged_tsn().wrapping_add(1);
+        let skipped = if before(front, self.lost_from) {
+            self.lost_from.wrapping_sub(front) as usize
+        } else {
+            0
+        };
+        let (index, chunk) = self
             .sent
             .iter_mut()
-            .find(|chunk| chunk.state == State::Lost)?;
+            .enumerate()
+            .skip(skipped)
+            .find(|(_, chunk)| chunk.state == State::Lost)?;
         let len = chunk.data.payload.len();
         if chunk.data.wire_len() > room || (self.flying > 0 && self.flying + len > window) {
             return None;
         }
         chunk.state = State::InFlight;
         chunk.at = now;
+        chunk.packet = self.packet;
         chunk.again = true;
         let data = chunk.data.clone();
+        self.lost_from = data.tsn.wrapping_add(1);
         self.lost -= 1;
         self.flying += len;
         self.retransmissions += 1;
-        self.retransmit_at
-            .get_or_insert(now + self.round_trip.timeout());
+        let timeout = now + self.round_trip.timeout();
+        if index == 0 {
+            // RFC 9260 section 7.2.4: the time begins anew with the earliest chunk.
+            self.retransmit_at = Some(timeout);
+        } else {
+            self.retransmit_at.get_or_insert(timeout);
+        }
         self.arm_probe(now);
         Some(data)
     }
@@ -248,75 +291,90 @@ impl Sender {
         }
         let count = sack.cumulative.wrapping_sub(acknowledged) as usize;
         let before_flying = self.flying;
-        let mut arrived = 0;
+        let mut news = News::default();
         for _ in 0..count {
             let Some(chunk) = self.sent.pop_front() else {
                 break;
             };
-            let len = chunk.data.payload.len();
-            if self.arrive(chunk.state, chunk.at, chunk.again, len) {
-                arrived += len;
-                release(chunk.data.stream, len);
+            if self.arrive(now, &chunk, &mut news) {
+                release(chunk.data.stream, chunk.data.payload.len());
             }
         }
-        arrived += self.handle_gaps(sack, &mut release);
+        self.handle_gaps(now, sack, &mut news, &mut release);
         self.peer_window = sack.window as usize;
-        let advanced = count > 0;
-        if arrived > 0 {
+        if news.bytes > 0 {
+            if let Some(rtt) = news.rtt {
+                self.round_trip.sample(rtt);
+            }
             self.probing = false;
             self.round_trip.backoff = 0;
-            if let Some(at) = self.measured.take() {
-                self.round_trip.sample(now.saturating_duration_since(at));
-            }
-            self.grow(sack.cumulative, arrived, before_flying);
+            self.grow(sack.cumulative, news.bytes, before_flying);
             self.find_losses(sack.highest());
             self.arm_probe(now);
         }
-        self.rearm(now, advanced);
+        self.rearm(now, count > 0);
         true
     }
 
     /// One chunk reached the peer. False: that was known.
-    fn arrive(&mut self, state: State, at: Instant, again: bool, len: usize) -> bool {
-        match state {
+    fn arrive(&mut self, now: Instant, chunk: &Sent, news: &mut News) -> bool {
+        let len = chunk.data.payload.len();
+        match chunk.state {
             State::InFlight => self.flying = self.flying.saturating_sub(len),
             State::Lost => self.lost -= 1,
             State::Acknowledged => return false,
         }
-        self.newest = self.newest.max(Some(at));
+        news.bytes += len;
+        let rtt = now.saturating_duration_since(chunk.at);
         // Karn's rule: what was sent twice measures nothing. Of the others the one sent last: acknowledgements of
         // earlier ones may be old, because a SACK has room for so many gaps only.
-        if !again {
-            self.measured = self.measured.max(Some(at));
+        if !chunk.again {
+            news.rtt = Some(news.rtt.map_or(rtt, |least| least.min(rtt)));
+        }
+        // So soon after it was sent again, it is the first copy that arrived (RFC 8985 section 6.2).
+        let first_copy = chunk.again
+            && self
+                .round_trip
+                .smoothed
+                .is_some_and(|smoothed| rtt < smoothed / 2);
+        if !first_copy {
+            self.newest = self.newest.max(Some((chunk.packet, chunk.at)));
         }
         true
     }
 
-    fn handle_gaps(&mut self, sack: &Sack, release: &mut impl FnMut(u16, usize)) -> usize {
-        let mut arrived = 0;
+    fn handle_gaps(
+        &mut self,
+        now: Instant,
+        sack: &Sack,
+        news: &mut News,
+        release: &mut impl FnMut(u16, usize),
+    ) {
+        // Not borrowed from `self` while its counters change.
+        let mut sent = std::mem::take(&mut self.sent);
         for offset in sack.gaps().flat_map(|(start, end)| start..=end) {
             // Offsets count from the cumulative TSN, which is one before the front.
-            let Some(chunk) = self.sent.get_mut(usize::from(offset) - 1) else {
+            let Some(chunk) = sent.get_mut(usize::from(offset) - 1) else {
                 break;
             };
-            let (state, at, again) = (chunk.state, chunk.at, chunk.again);
-            let (stream, payload) = (chunk.data.stream, std::mem::take(&mut chunk.data.payload));
-            chunk.state = State::Acknowledged;
-            if self.arrive(state, at, again, payload.len()) {
-                arrived += payload.len();
-                release(stream, payload.len());
+            if self.arrive(now, chunk, news) {
+                chunk.state = State::Acknowledged;
+                release(chunk.data.stream, chunk.data.payload.len());
+                chunk.data.payload = Bytes::new();
             }
         }
-        arrived
+        self.sent = sent;
     }
 
     /// RFC 9260 section 7.2: slow start, then one packet a round trip; only while the window is in use.
     fn grow(&mut self, cumulative: u32, arrived: usize, flying: usize) {
         if let Some(recovery) = self.recovery {
-            if before(cumulative, recovery) {
+            if !before(cumulative, recovery) {
+                self.recovery = None;
+            } else if self.window >= self.threshold {
+                // After a time-out the window is below the threshold and grows at once, from almost nothing.
                 return;
             }
-            self.recovery = None;
         }
         if flying + 2 * MTU < self.window {
             return;
@@ -329,11 +387,13 @@ impl Sender {
         self.window = (self.window + growth).min(MAX_WINDOW);
     }
 
-    /// Chunks that later ones overtook by too much are lost.
+    /// Chunks that later packets overtook by too much are lost. Above `highest` the peer told nothing.
     fn find_losses(&mut self, highest: u32) {
-        let Some(newest) = self.newest else { return };
-        let patience = self.round_trip.smoothed.unwrap_or_default() / 8;
-        let mut found = false;
+        let Some((newest_packet, newest)) = self.newest else {
+            return;
+        };
+        let patience = (self.round_trip.smoothed.unwrap_or_default() / 4).max(MIN_PATIENCE);
+        let mut found = None;
         for chunk in &mut self.sent {
             if !before(chunk.data.tsn, highest) {
                 break;
@@ -341,19 +401,26 @@ impl Sender {
             if chunk.state != State::InFlight {
                 continue;
             }
-            let overtaken = !chunk.again
-                && highest.wrapping_sub(chunk.data.tsn) >= REORDERING
-                && chunk.at <= newest;
+            let overtaken = chunk.packet + REORDERING <= newest_packet;
             let outrun = chunk.at + patience < newest;
             if overtaken || outrun {
                 chunk.state = State::Lost;
                 self.lost += 1;
                 self.flying = self.flying.saturating_sub(chunk.data.payload.len());
-                found = true;
+                found.get_or_insert(chunk.data.tsn);
             }
         }
-        if found && self.recovery.is_none() {
+        let Some(first) = found else { return };
+        self.resend_from(first);
+        if self.recovery.is_none() {
             self.reduce();
+        }
+    }
+
+    /// Chunks from this one on were marked as lost.
+    fn resend_from(&mut self, tsn: u32) {
+        if before(tsn, self.lost_from) {
+            self.lost_from = tsn;
         }
     }
 
@@ -396,20 +463,24 @@ impl Sender {
     /// RFC 9260 section 6.3.3.
     fn on_retransmission_timeout(&mut self, now: Instant) {
         self.probe_at = None;
-        let closed = self.peer_window == 0;
+        // A window that takes no full packet drops what it does not take: that is not congestion.
+        let closed = self.peer_window < MTU;
         for chunk in &mut self.sent {
             if chunk.state == State::InFlight {
                 chunk.state = State::Lost;
                 self.lost += 1;
             }
         }
+        self.lost_from = self.acknowledged_tsn().wrapping_add(1);
         self.flying = 0;
+        let first = self.round_trip.backoff == 0;
         self.round_trip.backoff = (self.round_trip.backoff + 1).min(4);
         if !closed {
-            self.threshold = (self.window / 2).max(MIN_WINDOW);
+            if first {
+                self.threshold = (self.window / 2).max(MIN_WINDOW);
+            }
             self.window = MIN_WINDOW;
-            // Slow start follows, whatever was under way.
-            self.recovery = None;
+            self.recovery = Some(self.last_tsn());
         }
         self.retransmit_at = (!self.sent.is_empty()).then(|| now + self.round_trip.timeout());
     }
@@ -425,6 +496,8 @@ impl Sender {
             chunk.state = State::Lost;
             self.lost += 1;
             self.flying = self.flying.saturating_sub(chunk.data.payload.len());
+            let tsn = chunk.data.tsn;
+            self.resend_from(tsn);
         }
     }
 

@@ -5,7 +5,7 @@
 //! that one bulk stream delays the others by no more than what is in flight. Owns no TSNs: those are `send` and
 //! `receive`.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry};
 
 use bytes::Bytes;
 
@@ -16,7 +16,7 @@ use super::{
 };
 
 /// User data of one chunk of a full packet.
-pub(super) const MAX_FRAGMENT: usize = 1132;
+pub(crate) const MAX_FRAGMENT: usize = 1132;
 
 /// Our direction of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ struct Stream {
     incoming: Incoming,
     expected_ssn: u16,
     readable: VecDeque<(u32, Bytes)>,
-    /// Messages whose predecessors are missing, by their distance from the expected number at that time.
+    /// Messages whose predecessors are missing, by their number.
     early: BTreeMap<u16, (u32, Bytes)>,
     /// Messages of the next use of the id, which came before this use was over.
     successor: Vec<Whole>,
@@ -83,9 +83,13 @@ impl Stream {
         queued.map(|(_, data)| data.len() + OVERHEAD).sum()
     }
 
-    fn push(&mut self, whole: Whole) {
+    /// False: there is such a message already.
+    fn push(&mut self, whole: Whole) -> bool {
         match whole.ssn {
             Some(ssn) if ssn != self.expected_ssn => {
+                if self.early.contains_key(&ssn) {
+                    return false;
+                }
                 self.early.insert(ssn, (whole.ppid, whole.data));
             }
             Some(_) => {
@@ -98,24 +102,50 @@ impl Stream {
             }
             None => self.readable.push_back((whole.ppid, whole.data)),
         }
+        true
+    }
+
+    fn is_over(&self) -> bool {
+        self.outgoing == Outgoing::Reset && self.incoming == Incoming::Told
     }
 }
 
 /// All streams.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Streams {
     streams: BTreeMap<u16, Stream>,
+    /// How many the peer may bring about.
+    max: usize,
     /// Streams with something to send, in turn.
     turns: VecDeque<u16>,
     /// Streams to be named in the next reset request.
     closing: BTreeSet<u16>,
+    /// Streams that are over, until the reader knows: it acts on one event before it sees the next.
+    over: VecDeque<u16>,
     held: usize,
     buffered: usize,
+    /// Bytes of earlier uses of an id that are not acknowledged yet.
+    stale: BTreeMap<u16, usize>,
     /// The stream whose message is half sent: nothing may come between its fragments.
     current: Option<u16>,
 }
 
 impl Streams {
+    /// None yet; the peer may bring about `max` of them.
+    pub(super) fn new(max: usize) -> Self {
+        Self {
+            streams: BTreeMap::new(),
+            max,
+            turns: VecDeque::new(),
+            closing: BTreeSet::new(),
+            over: VecDeque::new(),
+            held: 0,
+            buffered: 0,
+            stale: BTreeMap::new(),
+            current: None,
+        }
+    }
+
     /// Makes a stream usable. False: it is in use, or its last use is not over.
     pub(super) fn open(&mut self, id: u16) -> bool {
         let free = !self.streams.contains_key(&id);
@@ -159,6 +189,17 @@ impl Streams {
     /// Bytes of a stream reached the peer.
     pub(super) fn acknowledged(&mut self, id: u16, len: usize) {
         self.buffered = self.buffered.saturating_sub(len);
+        let mut len = len;
+        if !self.stale.is_empty()
+            && let Some(stale) = self.stale.get_mut(&id)
+        {
+            let part = len.min(*stale);
+            *stale -= part;
+            len -= part;
+            if *stale == 0 {
+                self.stale.remove(&id);
+            }
+        }
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.buffered = stream.buffered.saturating_sub(len);
         }
@@ -230,23 +271,40 @@ impl Streams {
         self.held
     }
 
-    /// Takes a whole message.
+    /// How many streams there are.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Takes a whole message. One of a stream too many is dropped and our side of its stream reset, which needs no
+    /// memory of it: the peer resets its own side in turn.
     pub(super) fn deliver(&mut self, whole: Whole, events: &mut VecDeque<SctpEvent>) {
         let id = whole.stream;
-        let fresh = !self.streams.contains_key(&id);
-        let stream = self.streams.entry(id).or_insert_with(Stream::new);
+        let room = self.streams.len() < self.max;
+        let (stream, fresh) = match self.streams.entry(id) {
+            Entry::Occupied(entry) => (entry.into_mut(), false),
+            Entry::Vacant(entry) if room => (entry.insert(Stream::new()), true),
+            Entry::Vacant(_) => {
+                self.closing.insert(id);
+                return;
+            }
+        };
+        let cost = whole.data.len() + OVERHEAD;
         match stream.incoming {
             Incoming::Discarded => return,
             Incoming::Reset | Incoming::Told => {
-                self.held += whole.data.len() + OVERHEAD;
+                self.held += cost;
                 stream.successor.push(whole);
                 return;
             }
             Incoming::Open => {}
         }
-        self.held += whole.data.len() + OVERHEAD;
         let before = stream.readable.len();
-        stream.push(whole);
+        if !stream.push(whole) {
+            return;
+        }
+        self.held += cost;
         if fresh {
             events.push_back(SctpEvent::Opened(id));
         } else if stream.readable.len() > before {
@@ -277,8 +335,13 @@ impl Streams {
         let Some(stream) = self.streams.get_mut(&id) else {
             return false;
         };
-        if stream.incoming == Incoming::Open {
-            stream.incoming = Incoming::Discarded;
+        let incoming = match stream.incoming {
+            Incoming::Open | Incoming::Discarded => Incoming::Discarded,
+            // Nobody will read the rest, and nobody need be told.
+            Incoming::Reset | Incoming::Told => Incoming::Told,
+        };
+        if stream.incoming != incoming {
+            stream.incoming = incoming;
             self.held -= stream.held();
             stream.readable = VecDeque::new();
             stream.early = BTreeMap::new();
@@ -289,6 +352,7 @@ impl Streams {
                 self.closing.insert(id);
             }
         }
+        self.finish(id);
         true
     }
 
@@ -319,8 +383,18 @@ impl Streams {
             stream.early = BTreeMap::new();
             self.drop_unsent(id);
             self.tell_reset(id, events);
-            self.finish(id, events);
+            self.finish(id);
         }
+    }
+
+    /// Whether none of these streams waits for the end of a use that the peer has reset already.
+    pub(super) fn may_be_reset(&self, ids: &[u16]) -> bool {
+        let waits = |id: &u16| {
+            self.streams.get(id).is_some_and(|stream| {
+                matches!(stream.incoming, Incoming::Reset | Incoming::Told)
+            })
+        };
+        !ids.iter().any(waits)
     }
 
     /// Nobody reads what we had queued: the peer closed the channel. A message that is half sent is finished.
@@ -330,6 +404,12 @@ impl Streams {
         };
         if stream.outgoing == Outgoing::Open {
             stream.outgoing = Outgoing::Closing;
+        }
+        if stream.queue.is_empty() {
+            if stream.outgoing == Outgoing::Closing {
+                self.closing.insert(id);
+            }
+            return;
         }
         let keep = usize::from(self.current == Some(id));
         let dropped: usize = stream
@@ -356,7 +436,7 @@ impl Streams {
         if stream.incoming == Incoming::Reset && stream.readable.is_empty() {
             stream.incoming = Incoming::Told;
             events.push_back(SctpEvent::Reset(id));
-            self.finish(id, events);
+            self.finish(id);
         }
     }
 
@@ -378,12 +458,7 @@ impl Streams {
     }
 
     /// The peer answered our request for `ids`.
-    pub(super) fn on_reset_answered(
-        &mut self,
-        ids: &[u16],
-        performed: bool,
-        events: &mut VecDeque<SctpEvent>,
-    ) {
+    pub(super) fn on_reset_answered(&mut self, ids: &[u16], performed: bool) {
         for &id in ids {
             let Some(stream) = self.streams.get_mut(&id) else {
                 continue;
@@ -394,27 +469,37 @@ impl Streams {
                 } else {
                     Outgoing::Failed
                 };
-                self.finish(id, events);
+                self.finish(id);
             }
         }
     }
 
-    /// Both directions are reset: the id is free, and its next use begins with what came early.
-    fn finish(&mut self, id: u16, events: &mut VecDeque<SctpEvent>) {
-        let Some(stream) = self.streams.get(&id) else {
-            return;
-        };
-        if stream.outgoing != Outgoing::Reset || stream.incoming != Incoming::Told {
-            return;
+    fn finish(&mut self, id: u16) {
+        if self.streams.get(&id).is_some_and(Stream::is_over) {
+            self.over.push_back(id);
         }
-        let Some(stream) = self.streams.remove(&id) else {
+    }
+
+    /// Frees the id of one stream that is over in both directions; its next use begins with what came early. To be
+    /// called when the reader has seen all events before.
+    pub(super) fn free_one(&mut self, events: &mut VecDeque<SctpEvent>) {
+        while let Some(id) = self.over.pop_front() {
+            if !self.streams.get(&id).is_some_and(Stream::is_over) {
+                continue;
+            }
+            let Some(stream) = self.streams.remove(&id) else {
+                continue;
+            };
+            if stream.buffered > 0 {
+                // It has arrived, or the peer would not have performed the reset, but no SACK said so yet.
+                *self.stale.entry(id).or_default() += stream.buffered;
+            }
+            events.push_back(SctpEvent::ResetComplete(id));
+            for whole in stream.successor {
+                self.held -= whole.data.len() + OVERHEAD;
+                self.deliver(whole, events);
+            }
             return;
-        };
-        self.buffered = self.buffered.saturating_sub(stream.buffered);
-        events.push_back(SctpEvent::ResetComplete(id));
-        for whole in stream.successor {
-            self.held -= whole.data.len() + OVERHEAD;
-            self.deliver(whole, events);
         }
     }
 }

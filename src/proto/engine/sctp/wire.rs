@@ -11,6 +11,8 @@ pub(super) const COMMON_HEADER: usize = 12;
 pub(super) const CHUNK_HEADER: usize = 4;
 /// Chunk header, TSN, stream, stream sequence number, payload protocol.
 pub(super) const DATA_HEADER: usize = 16;
+/// Room for a packet, so that writing one allocates once.
+const ROOM: usize = 1200;
 /// The port of both ends (RFC 8841: the default of WebRTC).
 const PORT: u16 = 5000;
 
@@ -262,7 +264,7 @@ pub(super) struct Sack {
 }
 
 impl Sack {
-    /// Reads a SACK; `None` also if its gap blocks are out of order.
+    /// Reads a SACK; `None` also if its gap blocks are out of order or begin where there is no gap.
     pub(super) fn read(chunk: &Chunk) -> Option<Self> {
         let body = &chunk.body;
         let gaps = usize::from(u16_at(body, 8)?) * 4;
@@ -275,7 +277,7 @@ impl Sack {
             window: u32_at(body, 4)?,
             gaps: body.slice(12..12 + gaps),
         };
-        let mut previous = 0;
+        let mut previous = 1;
         for (start, end) in sack.gaps() {
             if start <= previous || end < start {
                 return None;
@@ -360,6 +362,7 @@ impl Writer {
     /// Begins a packet.
     pub(super) fn begin(&mut self, tag: u32) {
         self.buffer.clear();
+        self.buffer.reserve(ROOM);
         self.buffer.extend_from_slice(&PORT.to_be_bytes());
         self.buffer.extend_from_slice(&PORT.to_be_bytes());
         self.buffer.extend_from_slice(&tag.to_be_bytes());
@@ -501,3 +504,7 @@ fn push_parameter(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
     );
     body.extend_from_slice(value);
 }
+
+#[cfg(test)]
+#[path = "tests/wire.rs"]
+mod tests;

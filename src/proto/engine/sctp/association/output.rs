@@ -96,9 +96,10 @@ impl Sctp {
 
     /// First what was lost, then new data, as far as windows and packets allow.
     fn send_data(&mut self, now: Instant, writer: &mut Writer, send: &mut impl FnMut(&[u8])) {
-        loop {
+        while self.has_data_to_send() {
             self.begin(writer);
-            if self.receiver.ack_is_pending() && self.has_data_to_send() {
+            self.sender.begin_packet();
+            if self.receiver.ack_is_pending() {
                 self.write_sack(writer);
             }
             while let Some(data) = self.sender.resend(now, MTU - writer.len()) {

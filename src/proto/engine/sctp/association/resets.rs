@@ -8,13 +8,29 @@ use crate::proto::engine::sctp::wire::{Chunk, Reconfig, before, read_reconfig};
 /// Streams in one request: it must fit into a packet.
 const MAX_STREAMS: usize = 500;
 
+/// Requests of the peer that wait at a time. RFC 6525 section 5.1.1 allows one; pion and webrtc-rs send the next before
+/// the first is answered, in any order, and forget for good one that is refused.
+const MAX_WAITING: u32 = 32;
+/// A request so far ahead is none that got here early.
+const MAX_AHEAD: u32 = 1024;
+
 /// Results of a request (RFC 6525 section 4.4).
 mod result {
     pub(super) const NOTHING_TO_DO: u32 = 0;
     pub(super) const PERFORMED: u32 = 1;
+    /// Another request is: try later.
     pub(super) const ALREADY_IN_PROGRESS: u32 = 4;
     pub(super) const BAD_SEQUENCE: u32 = 5;
     pub(super) const IN_PROGRESS: u32 = 6;
+}
+
+/// A request of either side.
+#[derive(Clone, Debug)]
+struct Request {
+    sequence: u32,
+    /// The streams end behind this TSN; a repetition must not move it.
+    last_tsn: u32,
+    streams: Vec<u16>,
 }
 
 /// Requests in both directions.
@@ -22,15 +38,13 @@ mod result {
 pub(super) struct Resets {
     next_sequence: u32,
     /// Our request that waits for its answer.
-    outstanding: Option<(u32, Vec<u16>)>,
+    outstanding: Option<Request>,
     /// When it is repeated.
     pub(super) timer: Option<Instant>,
     /// Number of the peer's next request.
     expected: u32,
-    /// The result of its last one.
-    last_result: u32,
-    /// A request whose data has not all arrived.
-    deferred: Option<(u32, u32, Vec<u16>)>,
+    /// Its requests whose data or predecessors have not all arrived.
+    waiting: Vec<Request>,
 }
 
 impl Resets {
@@ -41,8 +55,7 @@ impl Resets {
             outstanding: None,
             timer: None,
             expected: 0,
-            last_result: result::NOTHING_TO_DO,
-            deferred: None,
+            waiting: Vec::new(),
         }
     }
 
@@ -65,18 +78,27 @@ impl Sctp {
         let streams = self.streams.take_closing(MAX_STREAMS);
         let sequence = self.resets.next_sequence;
         self.resets.next_sequence = sequence.wrapping_add(1);
-        self.resets.outstanding = Some((sequence, streams));
+        self.resets.outstanding = Some(Request {
+            sequence,
+            last_tsn: self.sender.last_tsn(),
+            streams,
+        });
         self.send_request(now);
     }
 
     fn send_request(&mut self, now: Instant) {
-        let Some((sequence, streams)) = &self.resets.outstanding else {
+        let Some(Request {
+            sequence,
+            last_tsn,
+            streams,
+        }) = self.resets.outstanding.clone()
+        else {
             return;
         };
         let request = Reconfig::OutgoingReset {
-            sequence: *sequence,
-            last_tsn: self.sender.last_tsn(),
-            streams: streams.clone(),
+            sequence,
+            last_tsn,
+            streams,
         };
         self.resets.timer = Some(now + self.sender.timeout());
         self.push_control(Control::Reset(request));
@@ -97,7 +119,11 @@ impl Sctp {
                     last_tsn,
                     streams,
                 } => {
-                    self.on_request(sequence, last_tsn, streams);
+                    self.on_request(Request {
+                        sequence,
+                        last_tsn,
+                        streams,
+                    });
                 }
                 Reconfig::Response { sequence, result } => self.on_response(now, sequence, result),
             }
@@ -105,52 +131,51 @@ impl Sctp {
         true
     }
 
-    fn on_request(&mut self, sequence: u32, last_tsn: u32, streams: Vec<u16>) {
+    fn on_request(&mut self, request: Request) {
+        let sequence = request.sequence;
         let resets = &mut self.resets;
-        if sequence == resets.answered() {
+        if before(sequence, resets.expected) {
             // A repetition: the answer was lost. It must not touch a later use of the ids.
-            let result = resets.last_result;
-            self.answer(sequence, result);
+            self.answer(sequence, result::PERFORMED);
             return;
         }
-        if let Some((deferred, ..)) = resets.deferred {
-            let result = if deferred == sequence {
-                result::IN_PROGRESS
-            } else {
-                result::ALREADY_IN_PROGRESS
-            };
-            self.answer(sequence, result);
-            return;
-        }
-        if sequence != resets.expected {
+        let ahead = sequence.wrapping_sub(resets.expected);
+        if ahead >= MAX_AHEAD {
             self.answer(sequence, result::BAD_SEQUENCE);
             return;
         }
-        if before(self.receiver.cumulative(), last_tsn) {
-            resets.deferred = Some((sequence, last_tsn, streams));
+        if ahead >= MAX_WAITING {
+            // Not answered, so that it comes again.
+            return;
+        }
+        if !resets
+            .waiting
+            .iter()
+            .any(|waiting| waiting.sequence == sequence)
+        {
+            resets.waiting.push(request);
+        }
+        self.perform_waiting_resets();
+        if before(self.resets.answered(), sequence) {
             self.answer(sequence, result::IN_PROGRESS);
-            return;
         }
-        self.perform(sequence, &streams);
     }
 
-    fn perform(&mut self, sequence: u32, streams: &[u16]) {
-        self.resets.expected = sequence.wrapping_add(1);
-        self.resets.last_result = result::PERFORMED;
-        self.streams.on_incoming_reset(streams, &mut self.events);
-        self.answer(sequence, result::PERFORMED);
-    }
-
-    /// Data has arrived: perhaps all that a request waits for.
-    pub(super) fn perform_deferred_reset(&mut self) {
-        let ready = |(_, last_tsn, _): &(u32, u32, Vec<u16>)| {
-            !before(self.receiver.cumulative(), *last_tsn)
-        };
-        if !self.resets.deferred.as_ref().is_some_and(ready) {
-            return;
-        }
-        if let Some((sequence, _, streams)) = self.resets.deferred.take() {
-            self.perform(sequence, &streams);
+    /// Performs the peer's requests in their order, each once its data has arrived and the ids are free of their last
+    /// use: a request may be for the next one, of a peer that knows before us that the last is over.
+    pub(super) fn perform_waiting_resets(&mut self) {
+        let cumulative = self.receiver.cumulative();
+        while let Some(index) = self.resets.waiting.iter().position(|request| {
+            request.sequence == self.resets.expected
+                && !before(cumulative, request.last_tsn)
+                && self.streams.may_be_reset(&request.streams)
+        }) {
+            let Request {
+                sequence, streams, ..
+            } = self.resets.waiting.swap_remove(index);
+            self.resets.expected = sequence.wrapping_add(1);
+            self.streams.on_incoming_reset(&streams, &mut self.events);
+            self.answer(sequence, result::PERFORMED);
         }
     }
 
@@ -159,24 +184,23 @@ impl Sctp {
     }
 
     fn on_response(&mut self, now: Instant, sequence: u32, outcome: u32) {
-        let Some((_, streams)) = self
+        let Some(request) = self
             .resets
             .outstanding
-            .take_if(|(outstanding, _)| *outstanding == sequence)
+            .take_if(|request| request.sequence == sequence)
         else {
             return;
         };
         match outcome {
             result::IN_PROGRESS | result::ALREADY_IN_PROGRESS => {
                 // The peer waits for data of ours, or is busy with an earlier request: ask again later.
-                self.resets.outstanding = Some((sequence, streams));
+                self.resets.outstanding = Some(request);
                 self.resets.timer = Some(now + self.sender.timeout());
             }
             _ => {
                 let performed = matches!(outcome, result::PERFORMED | result::NOTHING_TO_DO);
                 self.resets.timer = None;
-                self.streams
-                    .on_reset_answered(&streams, performed, &mut self.events);
+                self.streams.on_reset_answered(&request.streams, performed);
             }
         }
     }

@@ -17,6 +17,8 @@ use crate::proto::engine::sctp::{
 /// First repetition of INIT and COOKIE ECHO; it doubles up to [`LONGEST_WAIT`].
 pub(super) const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// Largest cookie that is echoed: it must fit into a packet.
+const MAX_COOKIE: usize = 1024;
 
 impl Sctp {
     pub(super) fn initiate(&mut self, now: Instant) {
@@ -88,15 +90,18 @@ impl Sctp {
                 true
             }
             // A restart (RFC 9260 section 5.2.2) would need a new DTLS session.
-            State::Established | State::Ended => false,
+            State::Established | State::Ended => true,
         }
     }
 
     pub(super) fn on_init_ack(&mut self, now: Instant, chunk: &Chunk) -> bool {
         if self.state != State::CookieWait {
-            return false;
+            // Late, or the peer's half of a set-up from both sides.
+            return true;
         }
-        let Some(mut init) = Init::read(chunk).filter(|init| !init.cookie.is_empty()) else {
+        let Some(mut init) =
+            Init::read(chunk).filter(|init| (1..=MAX_COOKIE).contains(&init.cookie.len()))
+        else {
             return false;
         };
         self.measure_setup(now);

@@ -34,6 +34,7 @@ pub(super) struct Pair {
 pub(super) const LIMITS: SctpLimits = SctpLimits {
     receive_window: 1 << 20,
     max_receive_message: 300_000,
+    max_streams: 65_536,
 };
 
 impl Pair {

@@ -1,0 +1,36 @@
+// What the driver can ask of a dialing peer, wherever that peer runs. Dialers
+// are named by the driver; arguments and results are plain JSON.
+import { Dialer, mustNotConnect } from './scenarios.mjs'
+
+const dialers = new Map()
+
+const COMMANDS = {
+  /** Prepares a peer that will dial `addr`; nothing is sent yet. */
+  create (id, addr) {
+    dialers.set(id, new Dialer(addr))
+  },
+  run: async (id, scenario) => await dialers.get(id).run(scenario),
+  connectAndPing: async id => await dialers.get(id).connectAndPing(),
+  idle: async (id, seconds) => await dialers.get(id).idle(seconds),
+  awaitRemoteClose: async id => await dialers.get(id).awaitRemoteClose(),
+  remoteClose: async id => await dialers.get(id).remoteClose(),
+  async stop (id) {
+    await dialers.get(id)?.stop()
+    dialers.delete(id)
+  },
+  mustNotConnect
+}
+
+/** Runs one command; errors become `{ error }` so that they cross every boundary. */
+export async function execute (command, args) {
+  try {
+    return { result: await COMMANDS[command](...args) ?? {} }
+  } catch (err) {
+    return { error: describe(err) }
+  }
+}
+
+function describe (err) {
+  const causes = err.errors?.map(describe) ?? (err.cause != null ? [describe(err.cause)] : [])
+  return [`${err.name ?? 'Error'}: ${err.message ?? err}`, ...causes].join(' <- ')
+}

@@ -1,0 +1,126 @@
+//! The protocol core stays pure: no input or output, no clock, no randomness of its own, nothing unsafe.
+//!
+//! Reads the sources of `src/proto` and looks for what must not be named there; tests of the core are exempt. Also
+//! keeps the files small enough to be read.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Words that must not appear in code of the core, and why.
+const FORBIDDEN: [(&str, &str); 18] = [
+    ("tokio", "no runtime"),
+    ("libp2p", "no libp2p types"),
+    ("futures", "no futures"),
+    ("async fn", "no futures"),
+    ("std::thread", "no threads"),
+    ("UdpSocket", "no sockets"),
+    ("TcpStream", "no sockets"),
+    ("TcpListener", "no sockets"),
+    ("quinn_udp", "no sockets"),
+    ("socket2", "no sockets"),
+    ("Instant::now", "time is an argument"),
+    ("SystemTime", "time is an argument"),
+    ("rand::rng(", "randomness is seeded"),
+    ("rng()", "randomness is seeded"),
+    ("rand::random", "randomness is seeded"),
+    ("thread_rng", "randomness is seeded"),
+    ("OsRng", "randomness is seeded"),
+    ("unsafe", "no unsafe code"),
+];
+
+/// Longest file, without the tests at its end.
+const MAX_LINES: usize = 600;
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("the folder is readable") {
+        let path = entry.expect("the entry is readable").path();
+        let is_tests = path.file_stem().is_some_and(|name| name == "tests");
+        if path.is_dir() && !is_tests {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|kind| kind == "rs") && !is_tests {
+            found.push(path);
+        }
+    }
+}
+
+fn sources_of(folder: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    sources(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join(folder),
+        &mut found,
+    );
+    assert!(!found.is_empty(), "{folder} has sources");
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).expect("a source is text");
+        (path, text)
+    };
+    found.into_iter().map(read).collect()
+}
+
+/// The file without the tests at its end.
+fn without_tests(text: &str) -> &str {
+    text.split("\n#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap_or(text)
+}
+
+/// Lines of code with their numbers: comments and documentation may name anything.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    without_tests(text)
+        .lines()
+        .enumerate()
+        .map(|(number, line)| (number + 1, line.split("//").next().unwrap_or(line)))
+}
+
+#[test]
+fn the_core_names_no_runtime_socket_clock_or_dice() {
+    let mut faults = Vec::new();
+    for (path, text) in sources_of("src/proto") {
+        for (number, line) in code(&text) {
+            // The names of the protocol on the wire are not the crate.
+            let line = line
+                .replace("libp2p+webrtc", "")
+                .replace("libp2p-webrtc", "");
+            for (word, reason) in FORBIDDEN {
+                if line.contains(word) {
+                    faults.push(format!("{}:{number}: {word} ({reason})", path.display()));
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn the_core_uses_nothing_of_the_shell() {
+    let mut faults = Vec::new();
+    for (path, text) in sources_of("src/proto") {
+        for (number, line) in code(&text) {
+            if line.contains("crate::") && !line.contains("crate::proto") {
+                faults.push(format!("{}:{number}: {}", path.display(), line.trim()));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn source_files_are_short() {
+    let long: Vec<_> = sources_of("src")
+        .into_iter()
+        .map(|(path, text)| (path, without_tests(&text).lines().count()))
+        .filter(|(_, lines)| *lines > MAX_LINES)
+        .collect();
+    assert!(long.is_empty(), "more than {MAX_LINES} lines: {long:?}");
+}
+
+#[test]
+fn the_search_would_find_what_it_looks_for() {
+    let text = "use tokio::net;\n// tokio is named in a comment\n\n#[cfg(test)]\nmod tests {\n use tokio;\n}\n";
+    let found: Vec<_> = code(text)
+        .filter(|(_, line)| line.contains("tokio"))
+        .collect();
+    assert_eq!(found, [(1, "use tokio::net;")]);
+}

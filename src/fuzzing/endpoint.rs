@@ -40,7 +40,7 @@ impl Pair {
             private_key_der: certificate.private_key_der().to_vec(),
         };
         let limits = Limits::default().to_proto();
-        let end = |seed| Endpoint::new(limits.clone(), identity(), true, [seed; 32], now).ok();
+        let end = |seed| Endpoint::new(limits.clone(), identity(), true, [seed; 32]).ok();
         let mut pair = Self {
             now,
             ends: [end(1)?, end(2)?],

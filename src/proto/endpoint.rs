@@ -69,17 +69,27 @@ macro_rules! context {
 use context;
 
 impl Endpoint {
-    /// An endpoint without connections. Everything it does follows from its calls and `seed`, except what the DTLS
-    /// and SCTP engines draw for themselves.
+    /// An endpoint of its own, with its own DTLS settings.
     pub(crate) fn new(
         limits: Limits,
         identity: Identity,
         accept_incoming: bool,
         seed: [u8; 32],
-        _now: Instant,
     ) -> Result<Self, IdentityError> {
-        Ok(Self {
-            dtls: DtlsContext::new(identity, limits.handshake_timeout)?,
+        let dtls = DtlsContext::new(identity, limits.handshake_timeout)?;
+        Ok(Self::with_dtls(limits, dtls, accept_incoming, seed))
+    }
+
+    /// An endpoint without connections, with DTLS settings that several may share. Everything it does follows from its
+    /// calls and `seed`, except what the DTLS engine draws for itself.
+    pub(crate) fn with_dtls(
+        limits: Limits,
+        dtls: DtlsContext,
+        accept_incoming: bool,
+        seed: [u8; 32],
+    ) -> Self {
+        Self {
+            dtls,
             checked: CheckedAddresses::new(limits.max_checked_addresses),
             limits,
             rng: StdRng::from_seed(seed),
@@ -96,7 +106,7 @@ impl Endpoint {
             phases: VecDeque::new(),
             outbox: Outbox::default(),
             counters: Counters::default(),
-        })
+        }
     }
 
     /// Starts or stops taking new inbound connections.

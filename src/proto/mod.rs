@@ -32,7 +32,7 @@ mod tests;
 pub(crate) use self::{
     config::Limits,
     endpoint::Endpoint,
-    engine::dtls::{Identity, IdentityError},
+    engine::dtls::{DtlsContext, Identity, IdentityError},
     error::{CloseReason, DropReason, Phase},
     event::{
         ChannelId, ConnectionId, Counters, Dial, DialPolicy, Event, HandshakePhase, Read, Side,

@@ -6,16 +6,15 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use libp2p_identity::PeerId;
 
 use crate::{
     proto::{
-        CloseReason, Dial, DialPolicy, Endpoint, Identity, Phase, Side, credentials::IceVersion,
-        fingerprint::Fingerprint,
+        CloseReason, Dial, DialPolicy, DtlsContext, Endpoint, Identity, Phase, Side,
+        credentials::IceVersion, fingerprint::Fingerprint,
     },
     transport::{
         addr::DialAddr,
@@ -40,6 +39,8 @@ const MAX_VERSIONS: usize = 1024;
 pub(crate) struct SocketFactory {
     pub(crate) config: Arc<Config>,
     versions: Mutex<Versions>,
+    /// Made once: checking keys and settings costs as much as a handshake.
+    dtls: OnceLock<DtlsContext>,
 }
 
 impl SocketFactory {
@@ -48,7 +49,22 @@ impl SocketFactory {
         Self {
             config: Arc::new(config),
             versions: Mutex::default(),
+            dtls: OnceLock::new(),
         }
+    }
+
+    /// The DTLS settings that all sockets share.
+    fn dtls(&self) -> Result<DtlsContext, Error> {
+        if let Some(dtls) = self.dtls.get() {
+            return Ok(dtls.clone());
+        }
+        let certificate = &self.config.certificate;
+        let identity = Identity {
+            certificate_der: certificate.certificate_der().to_vec(),
+            private_key_der: certificate.private_key_der().to_vec(),
+        };
+        let dtls = DtlsContext::new(identity, self.config.limits.handshake_timeout)?;
+        Ok(self.dtls.get_or_init(|| dtls).clone())
     }
 
     /// Binds a socket and starts its driver.
@@ -64,22 +80,12 @@ impl SocketFactory {
             return Err(Error::NoRuntime);
         }
         self.config.limits.validate()?;
-        let identity = Identity {
-            certificate_der: self.config.certificate.certificate_der().to_vec(),
-            private_key_der: self.config.certificate.private_key_der().to_vec(),
-        };
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the shell reads the clock for the core"
-        )]
-        let now = Instant::now();
-        let endpoint = Endpoint::new(
+        let endpoint = Endpoint::with_dtls(
             self.config.limits.to_proto(),
-            identity,
+            self.dtls()?,
             accept_incoming,
             rand::random(),
-            now,
-        )?;
+        );
         let socket = Socket::bind(addr)?;
         Ok(SocketHandle::spawn_with(
             socket,

@@ -93,7 +93,10 @@ async fn cell(row: Row, kind: Kind, quick: bool) -> Result<Vec<Measurement>, Fai
         Ok(Err(error)) => Some(error.to_string()),
         Err(_) => {
             process.kill().await?;
-            Some(format!("killed after {} s", (row.at_most() + GRACE).as_secs()))
+            Some(format!(
+                "killed after {} s",
+                (row.at_most() + GRACE).as_secs()
+            ))
         }
     };
     if let Some(fault) = fault {

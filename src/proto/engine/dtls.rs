@@ -12,7 +12,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use dimpl::crypto::{CryptoProvider, Dtls12CipherSuite, SupportedDtls12CipherSuite, aws_lc_rs};
+use dimpl::{
+    NamedGroup,
+    crypto::{CryptoProvider, Dtls12CipherSuite, SupportedDtls12CipherSuite, aws_lc_rs},
+};
 
 use crate::proto::{fingerprint::Fingerprint, outbox::Outbox};
 
@@ -38,8 +41,8 @@ const CHACHA20_POLY1305: u16 = 0xcca9;
 #[error("the certificate or its private key cannot be used for DTLS: {0}")]
 pub(crate) struct IdentityError(String);
 
-/// The local certificate.
-#[derive(Clone, Debug)]
+/// The local certificate; without `Debug`, because of the key.
+#[derive(Clone)]
 pub(crate) struct Identity {
     /// The certificate, DER.
     pub(crate) certificate_der: Vec<u8>,
@@ -48,7 +51,7 @@ pub(crate) struct Identity {
 }
 
 /// What all sessions of an endpoint share.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct DtlsContext {
     plain: Arc<dimpl::Config>,
     cookie: Arc<dimpl::Config>,
@@ -69,6 +72,8 @@ impl DtlsContext {
                 .flight_retries(8)
                 .handshake_timeout(handshake_timeout)
                 .with_crypto_provider(provider())
+                // Every peer has these; a key pair for P-384 would cost more than all the rest of a handshake.
+                .kx_groups(&[NamedGroup::X25519, NamedGroup::Secp256r1])
                 .build()
                 .map(Arc::new)
                 .map_err(|error| IdentityError(error.to_string()))

@@ -6,7 +6,8 @@ use super::{
     link::Link,
     ms,
     pair::{End, Pair},
-    peer::{Accept, Conn, Pipe},
+    peer::{Accept, Conn},
+    pipe::Pipe,
     secs,
     sim::{Node, Sim},
 };

@@ -7,20 +7,20 @@ use rand::{Rng, RngExt, rngs::StdRng};
 use super::{
     ms,
     pair::{End, Pair, RawPair},
-    peer::{Accept, Pipe},
+    peer::Accept,
+    pipe::Pipe,
     raw::{RawPeer, chunk, crc32c, data_chunk, packet, valid_check},
     secs,
-    sim::{Node, Sim},
+    sim::{Node, Packet, Sim},
 };
 use crate::proto::{ChannelId, DialPolicy, Limits, Read, engine::sctp::Ppid};
 
 /// Records what is sent from now on.
-fn record(sim: &mut Sim) -> Rc<RefCell<Vec<(SocketAddr, SocketAddr, Vec<u8>)>>> {
+fn record(sim: &mut Sim) -> Rc<RefCell<Vec<Packet>>> {
     let record = Rc::new(RefCell::new(Vec::new()));
     let copy = Rc::clone(&record);
     sim.set_filter(move |packet| {
-        copy.borrow_mut()
-            .push((packet.from, packet.to, packet.contents.clone()));
+        copy.borrow_mut().push(packet.clone());
         true
     });
     record
@@ -118,7 +118,7 @@ fn changed_copies_of_live_traffic_do_no_harm() {
         }
         pair.run(ms(300));
         let copies: Vec<_> = traffic.borrow_mut().drain(..).collect();
-        for (from, to, contents) in copies {
+        for Packet { from, to, contents } in copies {
             let node = if to == pair.sim.address(pair.dialer.node) {
                 pair.dialer.node
             } else {
@@ -147,9 +147,12 @@ fn a_check_that_is_sent_again_by_somebody_else_does_not_move_the_connection() {
     let traffic = record(&mut pair.sim);
     pair.run(secs(7));
     let mut checks = traffic.borrow().clone();
-    checks.retain(|(_, to, contents)| contents[0] == 0 && *to == pair.sim.address(listener.node));
+    checks.retain(|check| check.contents[0] == 0 && check.to == pair.sim.address(listener.node));
     assert!(!checks.is_empty());
-    for (_, _, check) in checks {
+    for Packet {
+        contents: check, ..
+    } in checks
+    {
         let elsewhere = SocketAddr::from(([172, 16, 0, 1], 1));
         pair.sim.inject(elsewhere, listener.node, &check);
         assert!(pair.conn(listener).moves.is_empty());
@@ -169,7 +172,7 @@ fn changed_copies_during_the_set_up_break_at_most_that_set_up() {
         let id = sim.dial(dialer, listener, DialPolicy::V2);
         for _ in 0..12 {
             let copies: Vec<_> = traffic.borrow_mut().drain(..).collect();
-            for (from, to, contents) in copies {
+            for Packet { from, to, contents } in copies {
                 let node = if to == sim.address(dialer) {
                     dialer
                 } else {

@@ -4,7 +4,7 @@ use super::{
     link::Link,
     ms,
     pair::Pair,
-    peer::Pipe,
+    pipe::Pipe,
     secs,
     sim::{Node, Sim},
 };

@@ -3,7 +3,7 @@
 use super::{
     link::{Burst, Link},
     ms,
-    peer::Pipe,
+    pipe::Pipe,
     secs,
     sim::{Node, Sim},
 };

@@ -1,7 +1,7 @@
 //! Simulations of the protocol core: whole endpoints, virtual time, a network that misbehaves.
 //!
 //! [`sim`] owns time and the network, [`link`] decides what becomes of a datagram, [`peer`] is an endpoint with an
-//! application on top, [`raw`] a peer that speaks the protocol by hand and so can break it. The scenario files, one
+//! application on top whose channels are [`pipe`]s, [`raw`] a peer that speaks the protocol by hand and so can break it. The scenario files, one
 //! for each kind of behaviour, only use these. What a single module does on its own is tested beside that module.
 //!
 //! `SIMULATION_SEED=<number> cargo test <name>` replays the network of a failed run; the seed is printed with every
@@ -17,6 +17,7 @@ mod lossy;
 mod many_peers;
 mod pair;
 mod peer;
+mod pipe;
 mod random_interaction;
 mod raw;
 mod round_trips;

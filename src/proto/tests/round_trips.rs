@@ -72,7 +72,7 @@ fn data_of_a_new_stream_arrives_half_a_round_trip_after_it_was_opened() {
     let channel = sim
         .act(dialer, |peer, now| {
             peer.start(now, id, |stream| {
-                super::peer::Pipe::request(stream, 1000).without_end()
+                super::pipe::Pipe::request(stream, 1000).without_end()
             })
         })
         .unwrap();

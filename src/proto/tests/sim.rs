@@ -34,6 +34,9 @@ pub(super) struct Packet {
     pub(super) contents: Vec<u8>,
 }
 
+/// Says which datagrams are carried.
+type Filter = Box<dyn FnMut(&Packet) -> bool>;
+
 /// What runs on a host.
 enum Program {
     Peer(Box<Peer>),
@@ -62,7 +65,7 @@ pub(super) struct Sim {
     default_link: Link,
     links: HashMap<(Node, Node), Link>,
     states: HashMap<(Node, Node), LinkState>,
-    filter: Option<Box<dyn FnMut(&Packet) -> bool>>,
+    filter: Option<Filter>,
     /// Datagrams to addresses that no host has.
     pub(super) astray: Vec<Packet>,
 }
@@ -104,7 +107,7 @@ impl Sim {
     /// Adds a host with an endpoint; each has its own address in 10.0.0.0/8, every /24 only one.
     pub(super) fn add_peer(&mut self, limits: Limits, accept_incoming: bool) -> Node {
         let seed = self.rng.random();
-        let endpoint = Endpoint::new(limits, super::identity(), accept_incoming, seed, self.now);
+        let endpoint = Endpoint::new(limits, super::identity(), accept_incoming, seed);
         let peer = Peer::new(endpoint.unwrap(), self.now);
         self.add(Program::Peer(Box::new(peer)))
     }

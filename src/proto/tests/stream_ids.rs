@@ -5,7 +5,8 @@ use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
 use super::{
     ms,
     pair::{Pair, RawPair},
-    peer::{Accept, Pipe},
+    peer::Accept,
+    pipe::Pipe,
     raw::{RawPeer, crc32c},
     secs,
     sim::{Node, Sim},
@@ -190,7 +191,7 @@ fn an_open_with_the_wrong_parity_is_refused() {
     raw.run(ms(50));
     let frames = raw.raw(|raw| raw.frames(ours.stream));
     assert!(
-        frames.iter().any(|frame| frame.message == &b"ours"[..]),
+        frames.iter().any(|frame| frame.message == b"ours"[..]),
         "{frames:?}"
     );
 }

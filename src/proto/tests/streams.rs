@@ -194,6 +194,22 @@ fn reset_ends_both_halves_on_both_sides_and_is_no_end_of_file() {
 }
 
 #[test]
+fn a_local_reset_drops_unread_data_and_says_so() {
+    let mut pair = pair();
+    let (dialer, listener) = (pair.dialer, pair.listener);
+    let (ours, theirs) = pair.stream(dialer);
+    pair.write(dialer, ours, b"all of it");
+    pair.finish(dialer, ours);
+    pair.run(ms(2 * RTT));
+    pair.reset(listener, theirs);
+    assert_eq!(
+        pair.read(listener, theirs),
+        reset(),
+        "whoever reads in another task must not take it for the end"
+    );
+}
+
+#[test]
 fn a_reader_that_waits_is_woken_by_data_fin_and_reset() {
     let mut pair = pair();
     let (dialer, listener) = (pair.dialer, pair.listener);

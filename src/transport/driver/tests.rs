@@ -34,9 +34,7 @@ impl Node {
             certificate_der: certificate.certificate_der().to_vec(),
             private_key_der: certificate.private_key_der().to_vec(),
         };
-        #[expect(clippy::disallowed_methods, reason = "a real socket runs in real time")]
-        let now = Instant::now();
-        let endpoint = Endpoint::new(limits, identity, accept, rand::random(), now).unwrap();
+        let endpoint = Endpoint::new(limits, identity, accept, rand::random()).unwrap();
         let socket = Socket::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let handle = SocketHandle::spawn_with(socket, endpoint, StreamLimits::default(), None);
         Self {

@@ -133,6 +133,8 @@ impl Sctp {
             }
         }
         if data && self.state == State::Established {
+            self.perform_waiting_resets();
+            self.reopen_window();
             self.receiver.end_packet(now);
         }
         useful && taken && !chunks.malformed
@@ -241,8 +243,6 @@ impl Sctp {
         for whole in self.receiver.take_whole() {
             self.streams.deliver(whole, &mut self.events);
         }
-        self.perform_waiting_resets();
-        self.reopen_window();
         true
     }
 

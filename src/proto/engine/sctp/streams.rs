@@ -387,12 +387,14 @@ impl Streams {
         }
     }
 
-    /// Whether none of these streams waits for the end of a use that the peer has reset already.
+    /// Whether none of these streams has a next use that waits for the end of the last. Without one, a second reset
+    /// means the use that was reset already (webrtc-rs answers our reset with one, whoever was first), and to wait
+    /// until that is read would hold up the resets of all other streams.
     pub(super) fn may_be_reset(&self, ids: &[u16]) -> bool {
         let waits = |id: &u16| {
-            self.streams.get(id).is_some_and(|stream| {
-                matches!(stream.incoming, Incoming::Reset | Incoming::Told)
-            })
+            self.streams
+                .get(id)
+                .is_some_and(|stream| !stream.successor.is_empty())
         };
         !ids.iter().any(waits)
     }

@@ -11,6 +11,8 @@ const MAX_STREAMS: usize = 500;
 /// Requests of the peer that wait at a time. RFC 6525 section 5.1.1 allows one; pion and webrtc-rs send the next before
 /// the first is answered, in any order, and forget for good one that is refused.
 const MAX_WAITING: u32 = 32;
+/// Streams in a request of the peer: more fit into no packet that a path carries.
+const MAX_REQUESTED: usize = 4096;
 /// A request so far ahead is none that got here early.
 const MAX_AHEAD: u32 = 1024;
 
@@ -128,6 +130,7 @@ impl Sctp {
                 Reconfig::Response { sequence, result } => self.on_response(now, sequence, result),
             }
         }
+        self.reopen_window();
         true
     }
 
@@ -144,8 +147,8 @@ impl Sctp {
             self.answer(sequence, result::BAD_SEQUENCE);
             return;
         }
-        if ahead >= MAX_WAITING {
-            // Not answered, so that it comes again.
+        if ahead >= MAX_WAITING || request.streams.len() > MAX_REQUESTED {
+            // Not answered, so that one that is only early comes again.
             return;
         }
         if !resets

@@ -187,6 +187,51 @@ fn a_repeated_request_does_not_touch_the_next_use_of_the_id() {
 }
 
 #[test]
+fn a_second_request_for_an_unread_stream_does_not_hold_up_others() {
+    let mut raw = Raw::established(LIMITS);
+    raw.data(0, 3, 0, WHOLE, b"unread");
+    raw.request(0, 1, &[3]);
+    raw.sent();
+    raw.request(1, 1, &[3]);
+    raw.request(2, 1, &[5]);
+    assert_eq!(
+        raw.sent_resets(),
+        [answer(1, PERFORMED), answer(2, PERFORMED)]
+    );
+    assert_eq!(read_all(&mut raw.sctp, 3).len(), 1);
+    raw.response(1, PERFORMED);
+    let seen = [
+        SctpEvent::Opened(3),
+        SctpEvent::Reset(3),
+        SctpEvent::ResetComplete(3),
+    ];
+    assert_eq!(raw.events(), seen);
+}
+
+#[test]
+fn a_request_for_the_next_use_of_an_id_waits_for_the_end_of_the_last() {
+    let mut raw = Raw::established(LIMITS);
+    raw.data(0, 3, 0, WHOLE, b"first use");
+    raw.request(0, 1, &[3]);
+    raw.sent();
+    raw.data(1, 3, 0, WHOLE, b"second use");
+    raw.request(1, 2, &[3]);
+    assert_eq!(raw.sent_resets(), [answer(1, IN_PROGRESS)]);
+    raw.response(1, PERFORMED);
+    read_all(&mut raw.sctp, 3);
+    let seen = [
+        SctpEvent::Opened(3),
+        SctpEvent::Reset(3),
+        SctpEvent::ResetComplete(3),
+        SctpEvent::Opened(3),
+    ];
+    assert_eq!(raw.events(), seen);
+    assert_eq!(raw.sent_resets()[0], answer(1, PERFORMED));
+    assert_eq!(read_all(&mut raw.sctp, 3)[0].data, b"second use"[..]);
+    assert_eq!(raw.events(), [SctpEvent::Reset(3)]);
+}
+
+#[test]
 fn a_request_far_ahead_is_refused_and_one_a_little_too_far_comes_again() {
     let mut raw = Raw::established(LIMITS);
     raw.request(5000, 0, &[3]);

@@ -246,9 +246,14 @@ impl Pair {
                 );
             };
             self.now = self.now.max(next);
-            while let Some((_, for_us, packet)) =
-                self.flying.pop_front_if(|flying| flying.0 <= self.now)
+            while self
+                .flying
+                .front()
+                .is_some_and(|flying| flying.0 <= self.now)
             {
+                let Some((_, for_us, packet)) = self.flying.pop_front() else {
+                    break;
+                };
                 if for_us {
                     assert!(
                         self.ours.handle_packet(self.now, packet),

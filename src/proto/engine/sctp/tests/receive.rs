@@ -281,6 +281,10 @@ fn fragments_in_the_worst_order_cost_little() {
     for tsn in (2..count).step_by(2).chain((3..count).step_by(2)) {
         feed(&mut receiver, tsn, M);
     }
+    // And each before all that came so far.
+    for tsn in (count..MAX_AHEAD as u32).rev() {
+        feed(&mut receiver, tsn, M);
+    }
     assert_eq!(receiver.parked.len(), 1);
     assert_eq!(receiver.ranges.len(), 1);
     assert!(receiver.held() <= MAX_AHEAD as usize * (1 + OVERHEAD));

@@ -301,7 +301,9 @@ impl Channel {
     /// We reset both halves.
     pub(crate) fn reset_locally(&mut self) {
         self.send = SendHalf::Reset;
-        if matches!(self.receive, ReceiveHalf::Open | ReceiveHalf::Discarding) {
+        // What is dropped unread must not look like an end of file to who reads in another task.
+        let whole = self.receive == ReceiveHalf::Finished && self.received.is_empty();
+        if !whole && !matches!(self.receive, ReceiveHalf::Reset(_)) {
             self.receive = ReceiveHalf::Reset(None);
         }
         self.drop_received();

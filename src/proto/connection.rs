@@ -314,7 +314,10 @@ impl Connection {
     fn sctp_limits(limits: &Limits) -> SctpLimits {
         SctpLimits {
             receive_window: limits.receive_window,
-            max_receive_message: u32::try_from(limits.max_receive_frame_size).unwrap_or(u32::MAX),
+            // A message somewhat over the frame limit costs its stream, not the connection.
+            max_receive_message: u32::try_from(limits.max_receive_frame_size)
+                .unwrap_or(u32::MAX)
+                .max(limits.receive_window / 2),
             // Above the limit of channels, so that one too many is refused with a reset, which tells more.
             max_streams: limits.max_streams.saturating_add(1024),
         }

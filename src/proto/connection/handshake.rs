@@ -291,6 +291,9 @@ impl Connection {
         self.record_phase(true, cx);
         self.authenticated = true;
         self.handshake_deadline = None;
+        if mem::take(&mut self.open_refused) {
+            self.push_event(Event::OpenPossible);
+        }
         self.announce_early_channels();
     }
 }

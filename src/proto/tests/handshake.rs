@@ -329,24 +329,29 @@ fn a_second_dial_to_the_same_address_is_refused_while_the_first_lives() {
 
 #[test]
 fn two_listeners_that_dial_each_other_get_one_connection_or_two_but_never_none() {
-    let mut sim = Sim::new();
-    sim.set_default_link(Link::rtt(ms(20)));
-    let (a, b) = (sim.listener(), sim.listener());
-    let from_a = sim.dial(a, b, DialPolicy::V2);
-    let from_b = sim.dial(b, a, DialPolicy::V2);
-    sim.run_for(secs(12));
-    let outcomes = [
-        sim.peer(a).closed(from_a).cloned(),
-        sim.peer(b).closed(from_b).cloned(),
-    ];
-    let up = [
-        sim.peer(a).authenticated().count(),
-        sim.peer(b).authenticated().count(),
-    ];
-    assert!(
-        up[0] >= 1 && up[0] == up[1],
-        "{up:?} connections, {outcomes:?}"
-    );
+    for later in [0, 1, 5, 9, 10, 11, 15, 20, 25, 30, 45, 60, 200] {
+        for policy in [DialPolicy::V1, DialPolicy::V2, DialPolicy::Auto] {
+            let mut sim = Sim::new();
+            sim.set_default_link(Link::rtt(ms(20)));
+            let (a, b) = (sim.listener(), sim.listener());
+            let from_a = sim.dial(a, b, policy);
+            sim.run_for(ms(later));
+            let from_b = sim.dial(b, a, policy);
+            sim.run_for(secs(12));
+            let outcomes = [
+                sim.peer(a).closed(from_a).cloned(),
+                sim.peer(b).closed(from_b).cloned(),
+            ];
+            let up = [
+                sim.peer(a).authenticated().count(),
+                sim.peer(b).authenticated().count(),
+            ];
+            assert!(
+                up[0] >= 1 && up[0] == up[1],
+                "{up:?} connections, {outcomes:?}, the second {later} ms later"
+            );
+        }
+    }
 }
 
 /// Begins handshakes that never go on, from `count` addresses.

@@ -139,6 +139,43 @@ fn a_bad_link_is_still_used_to_a_good_part() {
 }
 
 #[test]
+fn the_round_trip_is_measured_right_and_nothing_is_sent_twice_without_need() {
+    for rtt in [1, 20, 100, 300] {
+        for loss in [0.0, 0.02] {
+            let mut sim = Sim::new();
+            sim.set_default_link(Link::rtt(ms(rtt)));
+            let (dialer, listener) = (sim.dialer(), sim.listener());
+            let (id, _) = sim.connect(dialer, listener);
+            sim.set_default_link(Link {
+                loss,
+                ..Link::rtt(ms(rtt))
+            });
+            echoes(&mut sim, dialer, id, "echo");
+            let stats = sim
+                .peer(dialer)
+                .endpoint
+                .path_stats(id)
+                .expect("it is there");
+            let measured = stats.rtt.expect("it is measured");
+            // An acknowledgement may wait for more to acknowledge.
+            let most = ms(rtt) * 5 / 4 + ms(25);
+            assert!(
+                measured >= ms(rtt) && measured <= most,
+                "{measured:?} of {rtt} ms, loss {loss}"
+            );
+            let again = stats.retransmissions;
+            assert_eq!(
+                again > 0,
+                loss > 0.0,
+                "{again} sent again, loss {loss}, round trip {rtt} ms"
+            );
+            let counted = sim.peer(dialer).counters().retransmissions;
+            assert_eq!(counted, again);
+        }
+    }
+}
+
+#[test]
 fn short_outages_during_a_transfer_are_made_good() {
     let mut sim = Sim::new();
     sim.set_default_link(Link {

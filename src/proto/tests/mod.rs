@@ -1,13 +1,15 @@
 //! Simulations of the protocol core: whole endpoints, virtual time, a network that misbehaves.
 //!
 //! [`sim`] owns time and the network, [`link`] decides what becomes of a datagram, [`peer`] is an endpoint with an
-//! application on top whose channels are [`pipe`]s, [`raw`] a peer that speaks the protocol by hand and so can break it. The scenario files, one
-//! for each kind of behaviour, only use these. What a single module does on its own is tested beside that module.
+//! application on top whose channels are [`pipe`]s, [`raw`] a peer that speaks the protocol by hand and so can break
+//! it. The scenario files, one for each kind of behaviour, only use these. What a single module does on its own is
+//! tested beside that module.
 //!
 //! `SIMULATION_SEED=<number> cargo test <name>` replays the network of a failed run; the seed is printed with every
-//! failure. DTLS and SCTP draw some randomness of their own, so a replay is close, not exact, and tests judge outcomes.
+//! failure. DTLS draws some randomness of its own, so a replay is close, not exact, and tests judge outcomes.
 
 mod backpressure;
+mod contract;
 mod first_contact;
 mod handshake;
 mod hostile;
@@ -15,6 +17,7 @@ mod lifetime;
 mod link;
 mod lossy;
 mod many_peers;
+mod opening;
 mod pair;
 mod peer;
 mod pipe;

@@ -221,6 +221,21 @@ impl RawPair {
         let node = sim.add_peer(limits, true);
         sim.peer(node).accept = Accept::Manual;
         let raw = RawPeer::new(sim.now(), sim.address(node), server_ufrag, client_ufrag);
+        Self::join(sim, node, raw)
+    }
+
+    /// Whose chunks and reset requests begin with the last numbers before zero.
+    pub(super) fn about_to_wrap() -> Self {
+        let mut sim = Sim::new();
+        sim.set_default_link(Link::rtt(super::ms(20)));
+        let node = sim.listener();
+        sim.peer(node).accept = Accept::Manual;
+        let mut raw = RawPeer::v2(sim.now(), sim.address(node));
+        raw.seed = [0xff; 32];
+        Self::join(sim, node, raw)
+    }
+
+    fn join(mut sim: Sim, node: Node, raw: RawPeer) -> Self {
         let raw = sim.add_raw(raw);
         sim.expect("connection", secs(5), |sim| {
             sim.raw(raw).connected && sim.peer(node).authenticated().count() == 1

@@ -41,8 +41,6 @@ pub(super) enum Accept {
 pub(super) struct Conn {
     /// Our role.
     pub(super) side: Side,
-    /// When it began, for us.
-    pub(super) since: Instant,
     /// What `Ready` said, and when.
     pub(super) ready: Option<(Instant, Fingerprint, IceVersion)>,
     /// When Noise was done.
@@ -102,7 +100,7 @@ impl Peer {
     /// Starts a dial.
     pub(super) fn dial(&mut self, now: Instant, dial: Dial) -> ConnectionId {
         let id = self.endpoint.dial(now, dial);
-        self.connections.insert(id, Conn::new(Side::Dialer, now));
+        self.connections.insert(id, Conn::new(Side::Dialer));
         id
     }
 
@@ -292,7 +290,7 @@ impl Peer {
         if let Event::Incoming { .. } = event {
             let new = self
                 .connections
-                .insert(id, Conn::new(Side::Listener, now))
+                .insert(id, Conn::new(Side::Listener))
                 .is_none();
             assert!(new, "{id:?} was announced twice");
             return;
@@ -410,10 +408,9 @@ impl Peer {
 }
 
 impl Conn {
-    fn new(side: Side, since: Instant) -> Self {
+    fn new(side: Side) -> Self {
         Self {
             side,
-            since,
             ready: None,
             authenticated: None,
             closed: None,

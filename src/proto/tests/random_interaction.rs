@@ -1,7 +1,5 @@
 //! Two endpoints in the hands of chance: any order of calls, losses and delays, against a small model of streams.
 
-use std::collections::BTreeMap;
-
 use proptest::{collection::vec, prelude::*, sample::Index};
 
 use super::{
@@ -22,6 +20,8 @@ enum Op {
     Drop(u32),
     /// The dialer gets another address.
     Rebind,
+    /// Calls with nothing to do.
+    Poke(usize),
     Open(usize),
     Write(usize, Index, usize),
     Read(usize, Index),
@@ -39,6 +39,7 @@ fn op() -> impl Strategy<Value = Op> {
         10 => (0..300_u64).prop_map(Op::Advance),
         2 => (0..8_u32).prop_map(Op::Drop),
         1 => Just(Op::Rebind),
+        1 => side.clone().prop_map(Op::Poke),
         8 => side.clone().prop_map(Op::Open),
         14 => (channel(), 1..20_000_usize).prop_map(|((side, channel), len)| Op::Write(side, channel, len)),
         14 => channel().prop_map(|(side, channel)| Op::Read(side, channel)),
@@ -164,6 +165,11 @@ impl World {
                 });
             }
             Op::Rebind => drop(self.sim.rebind(self.nodes[0])),
+            Op::Poke(side) => self.sim.act(self.nodes[*side], |peer, now| {
+                peer.endpoint.handle_timeout(now);
+                peer.endpoint.process(now);
+                peer.endpoint.process(now);
+            }),
             Op::Open(side) => self.open(*side),
             Op::Write(side, index, len) => {
                 self.on_channel(*side, index, |world, at| world.write(at, *len))

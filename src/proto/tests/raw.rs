@@ -126,6 +126,8 @@ pub(super) struct RawPeer {
     checks: u64,
     answered: bool,
     limits: SctpLimits,
+    /// What the SCTP engine draws its first numbers from.
+    pub(super) seed: [u8; 32],
     /// Whether to take packets and send checks; else it is dead without a word.
     pub(super) alive: bool,
     /// Changes SCTP packets before they are protected.
@@ -171,6 +173,7 @@ impl RawPeer {
                 max_receive_message: 300_000,
                 max_streams: 65_536,
             },
+            seed: [3; 32],
             alive: true,
             mangle: None,
             messages: Vec::new(),
@@ -225,7 +228,7 @@ impl RawPeer {
             match event {
                 DtlsEvent::PeerCertificate(_) => {}
                 DtlsEvent::Connected => {
-                    self.sctp = Some(Sctp::new(self.limits, true, [3; 32], now))
+                    self.sctp = Some(Sctp::new(self.limits, true, self.seed, now))
                 }
                 DtlsEvent::Data(packet) => {
                     self.packets.push(packet.clone());

@@ -49,6 +49,8 @@ struct Host {
     deadline: Option<Instant>,
     turns: u32,
     turns_at: Instant,
+    total_turns: u64,
+    asleep: bool,
 }
 
 /// A network of hosts.
@@ -139,6 +141,8 @@ impl Sim {
             deadline: None,
             turns: 0,
             turns_at: self.now,
+            total_turns: 0,
+            asleep: false,
         });
         node
     }
@@ -224,13 +228,6 @@ impl Sim {
         self.link_mut(b, a).down = down;
     }
 
-    /// Datagrams from one host to another that were lost and that were not.
-    pub(super) fn traffic(&self, from: Node, to: Node) -> (u64, u64) {
-        self.states
-            .get(&(from, to))
-            .map_or((0, 0), |state| (state.lost, state.carried))
-    }
-
     /// Only datagrams for which `filter` says yes are carried.
     pub(super) fn set_filter(&mut self, filter: impl FnMut(&Packet) -> bool + 'static) {
         self.filter = Some(Box::new(filter));
@@ -249,6 +246,24 @@ impl Sim {
         self.addresses.insert(new, node);
         self.hosts[node.0].address = new;
         new
+    }
+
+    /// Turns a host took since the start.
+    pub(super) fn turns(&self, node: Node) -> u64 {
+        self.hosts[node.0].total_turns
+    }
+
+    /// Puts a host to sleep, as closing a laptop does: it hears and does nothing until it is woken.
+    pub(super) fn sleep(&mut self, node: Node) {
+        self.hosts[node.0].asleep = true;
+        self.set_deadline(node, None);
+    }
+
+    /// Wakes a host; all its timers are due at once.
+    pub(super) fn wake(&mut self, node: Node) {
+        self.hosts[node.0].asleep = false;
+        let now = self.now;
+        self.act(node, |peer, _| peer.endpoint.handle_timeout(now));
     }
 
     /// Replaces what runs on a host, at the same address, as a restart without goodbye does.
@@ -318,6 +333,7 @@ impl Sim {
     fn turn(&mut self, node: Node) {
         let now = self.now;
         let host = &mut self.hosts[node.0];
+        host.total_turns += 1;
         if host.turns_at != now {
             (host.turns_at, host.turns) = (now, 0);
         }
@@ -387,7 +403,9 @@ impl Sim {
             && entry.key().0 <= next
         {
             let packet = entry.remove();
-            if let Some(&node) = self.addresses.get(&packet.to) {
+            if let Some(&node) = self.addresses.get(&packet.to)
+                && !self.hosts[node.0].asleep
+            {
                 self.receive(node, packet.from, &packet.contents);
                 touched.insert(node);
             }
@@ -463,6 +481,12 @@ impl Sim {
                     peer.describe(start)
                 );
             }
+        }
+        for ((from, to), state) in &self.states {
+            text += &format!(
+                "{from:?} to {to:?}: {} arrived, {} lost\n",
+                state.carried, state.lost
+            );
         }
         text
     }

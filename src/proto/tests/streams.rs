@@ -387,6 +387,31 @@ fn a_frame_in_any_two_pieces_and_several_in_one_message_are_the_same_bytes() {
 }
 
 #[test]
+fn a_frame_may_have_256_kibibytes_and_not_many_more() {
+    let payload = vec![3; 256 * 1024];
+    let mut raw = RawPair::new();
+    raw.raw(|raw| {
+        raw.send_open(2, 0);
+        raw.send_data(2, &payload);
+    });
+    let channel = raw.inbound().unwrap();
+    let mut got = Vec::new();
+    for _ in 0..200 {
+        raw.run(ms(5));
+        got.extend(raw.read(channel).0);
+    }
+    assert_eq!(got.len(), payload.len());
+    raw.raw(|raw| {
+        raw.send_open(4, 0);
+        raw.send_data(4, &[3; 264 * 1024]);
+    });
+    let channel = raw.inbound().unwrap();
+    raw.run(secs(2));
+    assert_eq!(raw.read(channel), reset());
+    assert!(raw.is_alive(6));
+}
+
+#[test]
 fn broken_frames_reset_their_stream_and_no_other() {
     let too_large = [0xff, 0xff, 0xff, 0x7f];
     let broken: [&[u8]; 4] = [&too_large, &[2, 0x12, 9], &[1, 0x0f], &[0xff; 12]];

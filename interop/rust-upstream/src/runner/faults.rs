@@ -39,6 +39,14 @@ const FAULTS: &[Fault] = &[
                no state of the peer connection, so neither a close nor a failure reaches the swarm",
     },
     Fault {
+        symptoms: &["already exists a stream with identifier"],
+        direction: Some(Direction::ItDials),
+        scenarios: &[""],
+        what: "opens its handshake channel too late: when the listener's first Noise message comes \
+               right behind COOKIE-ACK, its SCTP makes a stream 0 for it, and opening channel 0 then \
+               fails; about 1 dial in 100 to upstream itself, more to a faster listener",
+    },
+    Fault {
         symptoms: &["no result `connected`"],
         direction: Some(Direction::WeDial),
         scenarios: &["v2"],

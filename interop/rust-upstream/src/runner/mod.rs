@@ -6,6 +6,7 @@
 mod cells;
 mod faults;
 mod process;
+mod stage;
 
 use std::{path::PathBuf, time::Duration};
 

@@ -34,8 +34,11 @@ const RTO_MAX: Duration = Duration::from_millis(2000);
 /// What the time-out leaves above the round trip at least: on a steady path the variation comes to nothing, and a
 /// time-out of one round trip would be spurious.
 const RTO_SLACK: Duration = Duration::from_millis(50);
-/// Added to two round trips before the tail of a flight is probed: the peer's scheduling and our timer's.
-const PROBE_SLACK: Duration = Duration::from_millis(15);
+/// Added to two round trips before the tail of a flight is probed: the 20 ms for which this crate delays acknowledgements,
+/// and timers that come late.
+const PROBE_SLACK: Duration = Duration::from_millis(30);
+/// A flight of more bytes asks for its acknowledgement.
+const LONG_FLIGHT: usize = 4 * MTU;
 
 /// Where a chunk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -504,6 +507,11 @@ impl Sender {
     /// Something is to be sent again.
     pub(super) fn has_lost(&self) -> bool {
         self.lost > 0
+    }
+
+    /// Much is on its way.
+    pub(super) fn is_long_flight(&self) -> bool {
+        self.flying > LONG_FLIGHT
     }
 
     /// More is not to be expected soon: the window is used up or everything is lost.

@@ -114,8 +114,10 @@ impl Sctp {
                     break;
                 };
                 let data = self.sender.send(now, data);
-                let last = self.streams.is_idle() || self.sender.is_limited();
-                writer.data(&data, last);
+                // The end of a long flight asks for its acknowledgement (RFC 7053). A short one does not: it would cost
+                // the packet that the answer saves.
+                let ends = self.streams.is_idle() && self.sender.is_long_flight();
+                writer.data(&data, ends || self.sender.is_limited());
             }
             // A SACK may have taken the room of a full fragment: that goes into the next packet.
             let wrote = !writer.is_empty();

@@ -166,6 +166,10 @@ impl CheckedAddresses {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an arbitrary origin for virtual time"
+)]
 mod tests {
     use super::*;
     use crate::proto::credentials::parse_username;

@@ -51,6 +51,10 @@ impl Deadlines {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an arbitrary origin for virtual time"
+)]
 mod tests {
     use std::time::Duration;
 

@@ -211,6 +211,10 @@ impl Demux {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an arbitrary origin for virtual time"
+)]
 mod tests {
     use super::*;
 

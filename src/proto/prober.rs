@@ -196,6 +196,10 @@ impl Prober {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an arbitrary origin for virtual time"
+)]
 mod tests {
     use rand::{SeedableRng, rngs::StdRng};
 

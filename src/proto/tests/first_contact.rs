@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use super::{
     raw::{RawPeer, check, valid_check},
     secs,
-    sim::{Node, Sim},
+    sim::{Node, Sim, client_hello},
 };
 use crate::proto::{
-    Dial, DialPolicy, DropReason, Limits,
+    DropReason, Limits,
     stun::{self, IceRole, Message},
 };
 
@@ -19,23 +19,6 @@ const V2: &str = "libp2p+webrtc+v2/";
 fn stranger(number: u32) -> SocketAddr {
     let [.., a, b, c] = number.to_be_bytes();
     SocketAddr::from(([172, 16 + (a & 15), b, c], 9))
-}
-
-/// The first flight of a dialer's DTLS.
-fn client_hello() -> Vec<u8> {
-    let mut sim = Sim::new();
-    let dialer = sim.dialer();
-    let dial = Dial {
-        remote: stranger(1),
-        policy: DialPolicy::V2,
-        fingerprints: Vec::new(),
-    };
-    sim.dial_with(dialer, dial);
-    let hello = sim.astray.iter().find(|packet| packet.contents[0] == 22);
-    hello
-        .expect("the ClientHello follows the first check")
-        .contents
-        .clone()
 }
 
 /// Asserts that the listener kept and said nothing, and counted `count` drops for this reason only.

@@ -8,31 +8,12 @@ use super::{
     ms,
     raw::{self, RawPeer},
     secs,
-    sim::{Node, Packet, Sim},
+    sim::{Node, Packet, Sim, client_hello},
 };
 use crate::proto::{
     CloseReason, Dial, DialPolicy, DropReason, Limits, Phase, Side, credentials::IceVersion,
     fingerprint::Fingerprint, stun,
 };
-
-/// A valid ClientHello, as the first flight of a dialer.
-fn client_hello() -> Vec<u8> {
-    let mut sim = Sim::new();
-    let dialer = sim.dialer();
-    sim.dial_with(
-        dialer,
-        Dial {
-            remote: SocketAddr::from(([10, 9, 9, 9], 1)),
-            policy: DialPolicy::V2,
-            fingerprints: Vec::new(),
-        },
-    );
-    let hello = sim.astray.iter().find(|packet| packet.contents[0] == 22);
-    hello
-        .expect("the ClientHello follows the first check")
-        .contents
-        .clone()
-}
 
 /// The version a check asks for, if the packet is one.
 fn version(packet: &Packet) -> Option<IceVersion> {

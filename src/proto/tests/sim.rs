@@ -492,6 +492,23 @@ impl Sim {
     }
 }
 
+/// The first flight of a dialer's DTLS.
+pub(super) fn client_hello() -> Vec<u8> {
+    let mut sim = Sim::new();
+    let dialer = sim.dialer();
+    let dial = Dial {
+        remote: SocketAddr::from(([172, 31, 0, 1], 1)),
+        policy: DialPolicy::V2,
+        fingerprints: Vec::new(),
+    };
+    sim.dial_with(dialer, dial);
+    let mut first = std::mem::take(&mut sim.astray).into_iter();
+    let hello = first.find(|packet| packet.contents[0] == 22);
+    hello
+        .expect("the ClientHello follows the first check")
+        .contents
+}
+
 impl Drop for Sim {
     fn drop(&mut self) {
         if std::thread::panicking() {

@@ -61,7 +61,7 @@ fn sources_of(folder: &str) -> Vec<(PathBuf, String)> {
 
 /// The file without the tests at its end.
 fn without_tests(text: &str) -> &str {
-    text.split("\n#[cfg(test)]\nmod tests {")
+    text.split("\nmod tests {")
         .next()
         .unwrap_or(text)
 }

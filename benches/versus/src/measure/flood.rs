@@ -28,7 +28,7 @@ const TOO_LARGE_KIB: u64 = 2 * 1024 * 1024;
 /// The flood also stops after this time.
 const AT_MOST: Duration = Duration::from_secs(60);
 /// A growth above this, in KiB, is looked at again after [`REST`].
-const LARGE_KIB: f64 = 16.0 * 1024.0;
+const LARGE_KIB: f64 = 64.0 * 1024.0;
 /// Longer than upstream waits for a handshake to finish.
 const REST: Duration = Duration::from_secs(15);
 /// The amount the growth is scaled to.

@@ -141,48 +141,44 @@ fn dials(direction: Direction, ice: &'static str, idle: Duration) -> Vec<Cell> {
             &["echo"],
         ),
     ];
-    let streams = ["--streams", "100"];
-    match direction {
-        Direction::WeDial => {
-            // `node dial --echo` closes its direction and reads to the end.
-            cells.push(dial(
-                direction,
-                ice,
-                "half-close",
-                &["--echo", "1000"],
-                &["echo"],
-            ));
-            let both = "streams, 100 in turn and 100 parallel";
-            cells.push(dial(direction, ice, both, &streams, &["streams"]));
-        }
-        Direction::ItDials => {
-            cells.push(dial(
-                direction,
-                ice,
-                "half-close",
-                &["--half-close"],
-                &["half_close"],
-            ));
-            cells.push(dial(
-                direction,
-                ice,
-                "streams, 100 in turn",
-                &streams,
-                &["streams_in_turn"],
-            ));
-            cells.push(dial(
-                direction,
-                ice,
-                "streams, 100 parallel",
-                &streams,
-                &["streams_parallel"],
-            ));
-            let idle = idle.as_secs().to_string();
-            let rest = ["--pings", "0", "--idle", &idle];
-            cells.push(dial(direction, ice, "idle", &rest, &["idle"]));
-        }
-    }
+    cells.extend(match direction {
+        Direction::WeDial => node_streams(ice),
+        Direction::ItDials => peer_streams(ice, idle),
+    });
     cells
+}
+
+/// The options for a hundred streams in turn and a hundred at once.
+const STREAMS: [&str; 2] = ["--streams", "100"];
+
+/// What the node does with streams. `node dial --echo` closes its direction and reads to the end,
+/// so a short echo is the half-close scenario.
+fn node_streams(ice: &'static str) -> Vec<Cell> {
+    let cell = |scenario, options: &[&str], results| {
+        dial(Direction::WeDial, ice, scenario, options, results)
+    };
+    vec![
+        cell("half-close", &["--echo", "1000"], &["echo"]),
+        cell(
+            "streams, 100 in turn and 100 parallel",
+            &STREAMS,
+            &["streams"],
+        ),
+    ]
+}
+
+/// What this peer does with streams, and without.
+fn peer_streams(ice: &'static str, idle: Duration) -> Vec<Cell> {
+    let cell = |scenario, options: &[&str], results| {
+        dial(Direction::ItDials, ice, scenario, options, results)
+    };
+    let idle = idle.as_secs().to_string();
+    vec![
+        cell("half-close", &["--half-close"], &["half_close"]),
+        cell("streams, 100 in turn", &STREAMS, &["streams_in_turn"]),
+        cell("streams, 100 parallel", &STREAMS, &["streams_parallel"]),
+        cell("idle", &["--pings", "0", "--idle", &idle], &["idle"]),
+    ]
 }
 
 /// A cell that is one run of a dialer.

@@ -61,9 +61,7 @@ fn sources_of(folder: &str) -> Vec<(PathBuf, String)> {
 
 /// The file without the tests at its end.
 fn without_tests(text: &str) -> &str {
-    text.split("\nmod tests {")
-        .next()
-        .unwrap_or(text)
+    text.split("\nmod tests {").next().unwrap_or(text)
 }
 
 /// Lines of code with their numbers: comments and documentation may name anything.

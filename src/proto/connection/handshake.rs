@@ -234,7 +234,9 @@ impl Connection {
         self.last_received = cx.now;
         let limits = Self::sctp_limits(cx.limits);
         // Both sides send INIT: the listener's travels with the end of its DTLS handshake, which saves a round trip.
-        self.sctp = Some(Sctp::new(limits, true, cx.rng.random(), cx.now));
+        // rust-libp2p 0.10.0-alpha hangs now and then when two INITs cross: it is waited for.
+        let initiate = !matches!(&self.ice, Ice::Lite(peer) if peer.upstream_rust);
+        self.sctp = Some(Sctp::new(limits, initiate, cx.rng.random(), cx.now));
         if self.side == Side::Listener {
             self.push_event(Event::Incoming {
                 remote: self.remote,

@@ -418,6 +418,11 @@ impl RawPeer {
         self.send(stream, Ppid::Binary, &message);
     }
 
+    /// Resets the outgoing side of a stream, if it is there.
+    pub(super) fn try_reset(&mut self, stream: u16) {
+        let _gone = self.sctp.as_mut().map(|sctp| sctp.reset(stream));
+    }
+
     /// Resets the outgoing side of a stream.
     pub(super) fn reset_stream(&mut self, stream: u16) {
         let sctp = self.sctp.as_mut().expect("SCTP is there");

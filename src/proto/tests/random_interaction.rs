@@ -271,7 +271,9 @@ impl World {
                 "nobody sent STOP_SENDING"
             ),
             Write::Closed => {
-                let reason = half.finished || half.reset || other.reset || closed;
+                // A peer that dropped its handle closes the data channel once its FIN is acknowledged.
+                let gone = other.reset || other.released || closed;
+                let reason = half.finished || half.reset || gone;
                 assert!(reason, "writing ended without a reason: {half:?} {other:?}");
             }
         }
@@ -481,74 +483,5 @@ proptest! {
     #[test]
     fn no_order_of_calls_breaks_the_promises_of_a_stream(seed: u64, ops in ops()) {
         run(seed, &ops);
-    }
-}
-#[test]
-fn zz() {
-    for _ in 0..300 {
-        let mut w = World::new(8571515600943392106);
-        let pick = |w: &World, side: usize, n: u64| {
-            ((n as u128 * w.sides[side].channels.len() as u128) >> 64) as usize
-        };
-        w.apply(&Op::Open(1));
-        w.apply(&Op::Open(0));
-        w.apply(&Op::Advance(10));
-        for _ in 0..4 {
-            w.apply(&Op::Open(1));
-        }
-        let k = pick(&w, 1, 3074457345618258603);
-        w.read((1, k));
-        w.take_inbound();
-        w.write((1, 0), 8842);
-        w.take_inbound();
-        w.apply(&Op::Advance(20));
-        let k = pick(&w, 1, 6148914691236517224);
-        let fin = k;
-        w.finish((1, k));
-        w.take_inbound();
-        if !w.sides[0].channels.is_empty() {
-            let k = pick(&w, 0, 8285927837977048592);
-            w.read((0, k));
-            w.take_inbound();
-        }
-        let k = pick(&w, 1, 14116091117909598946);
-        w.write((1, k), 18987);
-        w.take_inbound();
-        let k = pick(&w, 1, 4713381454583805251);
-        w.write((1, k), 7799);
-        w.take_inbound();
-        w.apply(&Op::Open(1));
-        let k = pick(&w, 1, 5534083251993847782);
-        let rel = k;
-        w.release((1, k));
-        w.take_inbound();
-        w.apply(&Op::Open(1));
-        let k = pick(&w, 1, 2334218241978990842);
-        w.write((1, k), 8574);
-        w.take_inbound();
-        w.apply(&Op::Advance(273));
-        let k = pick(&w, 0, 6798330797007547660);
-        let (channel, n) = w.channel((0, k));
-        if n.is_none() {
-            continue;
-        }
-        let id = w.ids[0];
-        let r = w.sim.act(w.nodes[0], |peer, now| {
-            peer.endpoint.write(now, id, channel, &[1; 100])
-        });
-        if r != Write::Closed {
-            continue;
-        }
-        eprintln!(
-            "fin {fin} rel {rel} {channel:?} {n:?} {r:?} {:?}",
-            w.sim.peer(w.nodes[0]).conn(id).log
-        );
-        let id = w.ids[1];
-        eprintln!("other log {:?}", w.sim.peer(w.nodes[1]).conn(id).log);
-        let id = w.ids[0];
-        let x = w
-            .sim
-            .act(w.nodes[0], |peer, now| peer.read_all(now, id, channel));
-        eprintln!("{x:?}");
     }
 }

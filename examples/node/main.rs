@@ -23,6 +23,9 @@ use libp2p_rtc::{Config, DialMode, Transport};
 const USAGE: &str = "usage: node listen [MULTIADDR] [--seed N]
        node dial MULTIADDR [--ice auto|v1|v2] [--pings N] [--echo BYTES] [--streams N] [--seed N]";
 
+/// How long a connection without streams stays: the program that dials says when it is over.
+const IDLE: Duration = Duration::from_secs(3600);
+
 /// What a node does.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
@@ -117,7 +120,7 @@ pub(crate) fn swarm(options: &Options) -> Result<Swarm<Behaviour>, Box<dyn Error
         })?
         .with_swarm_config(|config| {
             config
-                .with_idle_connection_timeout(Duration::from_secs(60))
+                .with_idle_connection_timeout(IDLE)
                 .with_max_negotiating_inbound_streams(1024)
         })
         .build();

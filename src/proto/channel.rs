@@ -69,6 +69,8 @@ pub(crate) struct Reaction {
     pub(crate) readable: bool,
     /// The sending half changed: a waiting writer must learn it.
     pub(crate) send_changed: bool,
+    /// The message was the length of a frame and nothing else.
+    pub(crate) prefix_alone: bool,
 }
 
 impl Reaction {
@@ -77,6 +79,7 @@ impl Reaction {
         self.reset |= other.reset;
         self.readable |= other.readable;
         self.send_changed |= other.send_changed;
+        self.prefix_alone |= other.prefix_alone;
     }
 }
 
@@ -209,7 +212,10 @@ impl Channel {
         loop {
             match self.decoder.next_frame() {
                 Ok(Some(frame)) => reaction.merge(self.on_frame(frame)),
-                Ok(None) => return reaction,
+                Ok(None) => {
+                    reaction.prefix_alone = self.decoder.ends_behind_prefix();
+                    return reaction;
+                }
                 Err(_) => {
                     return Reaction {
                         reset: true,

@@ -109,6 +109,8 @@ pub(crate) struct Connection {
     channel_timers: BTreeSet<(Instant, u16)>,
     stall_check: Option<Instant>,
     counted_retransmissions: u64,
+    /// The peer sends frames in pieces, so it reads them in pieces.
+    reads_in_pieces: bool,
 }
 
 /// State of the set-up.
@@ -210,6 +212,7 @@ impl Connection {
             channel_timers: BTreeSet::new(),
             stall_check: None,
             counted_retransmissions: 0,
+            reads_in_pieces: false,
         }
     }
 

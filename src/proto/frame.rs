@@ -264,6 +264,11 @@ impl FrameDecoder {
         self.input.is_empty() && self.prefix.len == 0 && self.announced.is_none()
     }
 
+    /// Whether what was pushed last ended right behind the prefix of a frame.
+    pub(crate) fn ends_behind_prefix(&self) -> bool {
+        self.announced.is_some() && self.body.is_empty() && self.input.is_empty()
+    }
+
     /// Bytes pushed and not yet given out as frames, prefixes that have been read not counted.
     pub(crate) fn buffered(&self) -> usize {
         self.input.len() + self.body.len()

@@ -169,6 +169,7 @@ impl Connection {
                 let before = channel.buffered();
                 let reaction = channel.on_message(message.data);
                 self.buffered = (self.buffered + channel.buffered()).saturating_sub(before);
+                self.reads_in_pieces |= reaction.prefix_alone;
                 self.react(stream, reaction, cx);
             }
             // Text and empty messages are not libp2p's; the stream goes on.

@@ -15,6 +15,10 @@ use crate::proto::{
 
 /// What one grant lets a writer send before the next in line gets its turn.
 const QUANTUM: usize = 32 * 1024;
+/// go-libp2p reads the channel through a buffer of 4,096 bytes and fails on a longer message, unless it is the body of a
+/// frame whose length came before in a message of its own. That is how it writes itself, and how it is told apart: its
+/// first Noise message comes before anything large is sent.
+const PIECES_FRAME: usize = 4096;
 /// A window below this share of itself holds up all streams.
 const CLOSED_WINDOW_SHARE: u32 = 4;
 
@@ -142,7 +146,7 @@ impl Connection {
     pub(crate) fn write(&mut self, id: ChannelId, data: &[u8], cx: &mut Context<'_>) -> Write {
         let room = self.send_room(cx.limits);
         let others_wait = !self.writers.is_empty();
-        let max_payload = payload_of_full_packets(cx.limits.max_frame_size);
+        let max_payload = payload_of_full_packets(self.max_frame(cx.limits));
         let Some(channel) = self.channel(id) else {
             return Write::Closed;
         };
@@ -173,6 +177,15 @@ impl Connection {
             self.wait_for_room(id);
         }
         Write::Accepted(taken)
+    }
+
+    /// The largest frame this peer can take.
+    fn max_frame(&self, limits: &Limits) -> usize {
+        if self.reads_in_pieces {
+            limits.max_frame_size.min(PIECES_FRAME)
+        } else {
+            limits.max_frame_size
+        }
     }
 
     fn wait_for_room(&mut self, id: ChannelId) {

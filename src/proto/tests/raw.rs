@@ -449,6 +449,15 @@ impl RawPeer {
         frames
     }
 
+    /// Sizes of the binary messages received on a stream.
+    pub(super) fn messages(&self, stream: u16) -> Vec<usize> {
+        self.messages
+            .iter()
+            .filter(|(on, ppid, _)| *on == stream && *ppid == Ppid::Binary)
+            .map(|(_, _, data)| data.len())
+            .collect()
+    }
+
     /// Flags received on a stream.
     pub(super) fn flags(&self, stream: u16) -> Vec<Flag> {
         self.frames(stream)

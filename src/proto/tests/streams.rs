@@ -387,6 +387,34 @@ fn a_frame_in_any_two_pieces_and_several_in_one_message_are_the_same_bytes() {
 }
 
 #[test]
+fn a_peer_that_sends_the_length_of_a_frame_alone_gets_frames_of_4096_bytes_at_most() {
+    for (alone, at_most) in [(false, 8192), (true, 4096)] {
+        let mut raw = RawPair::new();
+        let end = raw.end;
+        raw.raw(|raw| {
+            raw.send_open(2, 0);
+            if alone {
+                raw.send(2, Ppid::Binary, &[3]);
+                raw.send(2, Ppid::Binary, &[0x12, 1, b'a']);
+            } else {
+                raw.send(2, Ppid::Binary, &[3, 0x12, 1, b'a']);
+            }
+        });
+        let channel = raw.inbound().unwrap();
+        assert_eq!(raw.read(channel), open(b"a"));
+        let data = [7; 20_000];
+        raw.sim.act(end.node, |peer, now| {
+            let written = peer.endpoint.write(now, end.id, channel, &data);
+            assert!(matches!(written, Write::Accepted(20_000)), "{written:?}");
+        });
+        raw.run(ms(100));
+        let sizes: Vec<usize> = raw.raw(|raw| raw.messages(2));
+        let longest = *sizes.iter().max().unwrap();
+        assert!(longest <= at_most && longest > at_most - 1200, "{longest}");
+    }
+}
+
+#[test]
 fn a_frame_may_have_256_kibibytes_and_not_many_more() {
     let payload = vec![3; 256 * 1024];
     let mut raw = RawPair::new();

@@ -70,6 +70,8 @@ struct ConnectionState {
     /// Tasks in `poll`, `poll_inbound`, `poll_outbound`, `poll_close`: one each. They are one and the same task in a
     /// swarm, but nothing demands that.
     muxer: Option<Waker>,
+    /// The muxer was woken for a stream that nobody waits for: see `wake_muxer`.
+    poll_twice: bool,
     inbound_waker: Option<Waker>,
     outbound_waker: Option<Waker>,
     close_waker: Option<Waker>,
@@ -106,6 +108,7 @@ impl ConnectionShared {
                 address: None,
                 closed: None,
                 muxer: None,
+                poll_twice: false,
                 inbound_waker: None,
                 outbound_waker: None,
                 close_waker: None,
@@ -216,10 +219,15 @@ impl ConnectionShared {
         wakes.extend(state.muxer.take());
     }
 
-    /// Wakes the task that polls the connection as a whole. It stays registered: it may be running just now, past the
-    /// point where it would look and before the one where it registers again.
+    /// Wakes the task that polls the connection as a whole, for two polls. It stays registered: it may be running just
+    /// now, past the point where it would look and before the one where it registers again.
+    ///
+    /// Two, because the first may only finish what the task was waiting for: libp2p-ping, woken while its last answer
+    /// was being flushed, makes its next reader in that poll and does not poll it.
     pub(crate) fn wake_muxer(&self, wakes: &mut Wakes) {
-        wakes.extend(lock(&self.state).muxer.clone());
+        let mut state = lock(&self.state);
+        state.poll_twice = true;
+        wakes.extend(state.muxer.clone());
     }
 
     /// The connection has ended. The first reason stands.
@@ -290,6 +298,9 @@ impl ConnectionHandle {
         let mut state = lock(&self.shared.state);
         // Registered in any case: a stream without a reader wakes this task, see `StreamShared::fill`.
         register(&mut state.muxer, cx);
+        if mem::take(&mut state.poll_twice) {
+            cx.waker().wake_by_ref();
+        }
         if let Some(reason) = &state.closed {
             return Poll::Ready(Err(reason.clone()));
         }

@@ -339,12 +339,15 @@ impl StreamShared {
         Poll::Ready(Ok(n))
     }
 
-    /// See [`AsyncWrite::poll_flush`](futures::AsyncWrite::poll_flush): ready when SCTP has everything.
+    /// See [`AsyncWrite::poll_flush`](futures::AsyncWrite::poll_flush): ready when SCTP has everything, or when the
+    /// peer wants no more.
+    ///
+    /// That is no error yet: go-libp2p answers identify with data, FIN and STOP_SENDING in one packet, which may arrive
+    /// while the request is being flushed, and the answer is to be read.
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = lock(&self.state);
         match state.write_end {
-            WriteEnd::Finished => return Poll::Ready(Ok(())),
-            WriteEnd::Stopped => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            WriteEnd::Finished | WriteEnd::Stopped => return Poll::Ready(Ok(())),
             WriteEnd::Reset => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
             WriteEnd::Open | WriteEnd::Closing => {}
         }

@@ -199,6 +199,8 @@ fn data_that_nobody_waits_for_wakes_the_muxer() {
 
     // Not again before the application has shown up: nothing new can come of it.
     assert!(fixture.muxer().poll(&mut muxer.cx()).is_pending());
+    assert_eq!(muxer.wakes(), 1, "one more poll, see the next test");
+    assert!(fixture.muxer().poll(&mut muxer.cx()).is_pending());
     deliver(&shared, &[b"more"]);
     assert_eq!(muxer.wakes(), 0);
 
@@ -207,6 +209,57 @@ fn data_that_nobody_waits_for_wakes_the_muxer() {
     assert!(read(&mut stream, &reader, 100).is_pending());
     deliver(&shared, &[b"ping"]);
     assert_eq!((reader.wakes(), muxer.wakes()), (1, 0));
+}
+
+#[test]
+fn data_that_comes_during_a_flush_is_read_by_a_reader_that_the_next_poll_only_makes() {
+    let mut fixture = Fixture::new(StreamLimits::default());
+    let (mut stream, shared) = fixture.stream(1);
+    let connection = Task::new();
+    // As libp2p-ping does: its task waits for a flush when the next ping comes.
+    assert!(
+        Pin::new(&mut stream)
+            .poll_write(&mut connection.cx(), b"pong")
+            .is_ready()
+    );
+    assert!(
+        Pin::new(&mut stream)
+            .poll_flush(&mut connection.cx())
+            .is_pending()
+    );
+    assert!(fixture.muxer().poll(&mut connection.cx()).is_pending());
+    deliver(&shared, &[b"ping"]);
+    assert!(connection.wakes() > 0);
+    // This poll ends the flush, makes a reader, does not poll it, and comes to the muxer.
+    assert!(fixture.muxer().poll(&mut connection.cx()).is_pending());
+    assert!(connection.wakes() > 0, "the reader would never be polled");
+    // Once only: an application that does not want to read costs no more than this.
+    assert!(fixture.muxer().poll(&mut connection.cx()).is_pending());
+    assert_eq!(connection.wakes(), 0);
+}
+
+#[test]
+fn a_flush_succeeds_when_the_peer_wants_no_more() {
+    let fixture = Fixture::new(StreamLimits::default());
+    let (mut stream, shared) = fixture.stream(1);
+    let task = Task::new();
+    assert!(
+        Pin::new(&mut stream)
+            .poll_write(&mut task.cx(), b"request")
+            .is_ready()
+    );
+    assert!(
+        Pin::new(&mut stream)
+            .poll_flush(&mut task.cx())
+            .is_pending()
+    );
+    // Answer, FIN and STOP_SENDING in one packet.
+    deliver(&shared, &[b"answer"]);
+    fill(&shared, || Read::Eof);
+    woken(|wakes| shared.write_stopped(wakes));
+    let flushed = Pin::new(&mut stream).poll_flush(&mut task.cx());
+    assert!(matches!(flushed, Poll::Ready(Ok(()))), "{flushed:?}");
+    assert!(matches!(read(&mut stream, &task, 100), Poll::Ready(Ok(_))));
 }
 
 #[test]

@@ -1,15 +1,14 @@
-// The cells: js-libp2p dials the node under test, or the other way round.
+// One cell: js-libp2p in one browser, with one handshake, dials the program
+// under test. What mostly waits runs beside the rest.
 import { openFirstContact } from './first-contact.mjs'
-import {
-  hostAddress, pickAddr, startDial, startListener, withWrongCerthash
-} from './node-under-test.mjs'
-import { withLimit } from './report.mjs'
+import { hasIp6, hostAddress, listenPart, pickAddr, withWrongCerthash } from './node-under-test.mjs'
+import { withLimit } from './time.mjs'
 
 // Both sides must notice a close without waiting for a timeout.
 const NOTICE_LIMIT_MS = 1000
 
-// Firefox gives up after 9 s without answers, Chromium after 5.
-const CONSENT_LIMIT_MS = 20_000
+// Both sides must notice that the other one is gone.
+const GONE_LIMIT_MS = 30_000
 
 const ON_ONE_CONNECTION = [
   'identify',
@@ -20,80 +19,70 @@ const ON_ONE_CONNECTION = [
   'streams-100-in-turn',
   'streams-100-held',
   'streams-100-parallel',
+  'streams-1000-in-turn',
   'stream-close'
 ]
 
+let seeds = 1
+
 /**
- * js-libp2p on `host` dials `listener`. Returns a function that runs the idle
- * scenario, which the caller starts together with those of other cells.
+ * Runs a cell. Returns a function that waits for what runs beside and then
+ * kills the browser, which the caller calls together with those of other cells.
  */
-export async function itDials ({ cell, host, ice, program, listener, cleanup }) {
+export async function runCell ({ cell, host, ice, program, listener, idle, cleanup }) {
   const addr = pickAddr(listener.addrs, 'ip4')
-  // A dial that must fail only fails when it times out, so it runs beside the rest.
-  const wrongCerthash = host.call('mustNotConnect', withWrongCerthash(addr))
-  wrongCerthash.catch(() => {})
+  const beside = []
+  const aside = (name, body, extraMs) => beside.push(cell.scenario(name, body, extraMs))
+  const finish = async () => {
+    await Promise.all(beside)
+    await cell.scenario('dialer-killed', async () => await browserKilled(host, addr, listener))
+    await host.stop()
+  }
 
   await cell.scenario('first-contact', async () => await firstContact(host, ice))
   const dialer = new RestartingDialer(host, addr)
 
   if (!await cell.scenario('connect', async () => await dialer.run('connect'))) {
     // All else would only repeat this failure, slowly.
-    return async () => {}
+    return async () => await host.stop()
+  }
+
+  aside('wrong-certhash', async () => await host.call('mustNotConnect', withWrongCerthash(addr)))
+  aside('listener-killed', async () => await nodeKilled(host, program, cleanup))
+
+  if (idle > 0) {
+    aside('idle', async () => {
+      await host.call('create', 'idle', addr)
+      return await host.call('idle', 'idle', idle)
+    }, idle * 1000)
   }
 
   for (const name of ON_ONE_CONNECTION) {
     await cell.scenario(name, async () => await dialer.run(name))
   }
 
-  await cell.scenario('connection-close', async () => await connectionClose(dialer, listener))
-  await cell.scenario('remote-close', async () => await remoteClose(host, program, cleanup))
-
-  const ip6 = pickAddr(listener.addrs, 'ip6')
-  if (ip6 != null) {
-    await cell.scenario('ip6', async () => await connectOnce(host, ip6))
+  if (program.version != null) {
+    await cell.scenario('reset', async () => await dialer.run('reset'))
+  } else {
+    cell.skip('reset', 'only a full peer program serves /reset/1.0.0')
   }
 
-  await cell.scenario('wrong-certhash', async () => await wrongCerthash)
+  await cell.scenario('reset-by-js', async () => await resetByJs(dialer, listener))
+  await cell.scenario('close-by-dialer', async () => await connectionClose(dialer, listener))
+  await restarts(cell, host, program, cleanup)
 
-  return async seconds => {
-    await cell.scenario('idle', async () => {
-      await host.call('create', 'idle', addr)
-      return await host.call('idle', 'idle', seconds)
-    }, seconds * 1000)
+  if (hasIp6()) {
+    await cell.scenario('ip6', async () => await overIp6(host, program, cleanup))
   }
+
+  return finish
 }
 
-/** The node under test dials the js-libp2p listener of this folder. */
-export async function itIsDialed ({ cell, program, jsListener, ice, cleanup }) {
-  const listener = cleanup.add(await startListener(jsListener))
+/** A cell of a browser that forbids to rewrite the offer, which handshake v1 needs. */
+export async function runRefusingCell ({ cell, host, listener }) {
   const addr = pickAddr(listener.addrs, 'ip4')
-  const dial = async (...args) => await runDial(program, [addr, '--ice', ice, ...args], cleanup)
-
-  if (!await cell.scenario('connect', async () => expectSuccess(await dial()))) {
-    await listener.stop()
-    return
-  }
-
-  await cell.scenario('ping-x20', async () => expectSuccess(await dial('--pings', '20')))
-  await cell.scenario('echo-1MiB', async () => expectSuccess(await dial('--echo', `${1 << 20}`)))
-  await cell.scenario('echo-16MiB', async () => expectSuccess(await dial('--echo', `${16 << 20}`)))
-  await cell.scenario('streams-100', async () => expectSuccess(await dial('--streams', '100')))
-  await cell.scenario('everything', async () => expectSuccess(
-    await dial('--pings', '20', '--echo', `${1 << 20}`, '--streams', '100')
-  ))
-  await cell.scenario('connection-close', async () => await dialerLeaves(dial, listener))
-  await cell.scenario('remote-close', async () => await listenerHangsUp(program, addr, ice, listener, cleanup))
-  await cell.scenario('wrong-certhash', async () => {
-    const outcome = await runDial(program, [withWrongCerthash(addr), '--ice', ice], cleanup)
-
-    if (outcome.code === 0) {
-      throw new Error('the dial succeeded')
-    }
-
-    return { error: outcome.stderr.split('\n').at(-1) }
-  })
-
-  await listener.stop()
+  await cell.scenario('munging-refused', async () => await host.call('mungingIsRefused', addr))
+  await host.stop()
 }
 
 /** A dialer that starts afresh after a failure, so that one failure is reported once. */
@@ -138,99 +127,98 @@ async function firstContact (host, ice) {
   }
 }
 
-/** js-libp2p closes; the node under test must notice. */
+/** js-libp2p resets a stream; the program under test must get an error, not the end of the stream. */
+async function resetByJs (dialer, listener) {
+  const { local } = await dialer.run('reset-by-js')
+  return { error: await listener.failedStream(local, NOTICE_LIMIT_MS) }
+}
+
+/** js-libp2p closes; the program under test must notice. */
 async function connectionClose (dialer, listener) {
-  const { local, closed, at } = await dialer.run('connection-close')
+  const { local, closed, at } = await dialer.run('close-by-dialer')
   const noticed = await listener.closedAt(local, NOTICE_LIMIT_MS) - at
   return { closed, noticed }
 }
 
-/**
- * A listener of its own ends on SIGTERM. Open streams must end at once. In
- * browsers js-libp2p takes the connection for closed only when ICE consent
- * fails: neither SCTP nor DTLS closing changes `connectionState`.
- */
-async function remoteClose (host, program, cleanup) {
-  const listener = cleanup.add(await startListener(program))
-  await host.call('create', 'remote-close', pickAddr(listener.addrs, 'ip4'))
+/** A listener of its own ends on SIGTERM, comes back with the same seed, and is dialed by its old address. */
+async function restarts (cell, host, program, cleanup) {
+  const seed = seeds++
+  const first = cleanup.add(await program.listen(`/ip4/${hostAddress()}/udp/0/webrtc-direct`, { seed }))
+  const addr = pickAddr(first.addrs, 'ip4')
+
+  await cell.scenario('close-by-listener', async () => {
+    return await noticesEnd(host, 'close-by-listener', addr, NOTICE_LIMIT_MS, async () => await first.stop())
+  })
+  await cell.scenario('restart', async () => {
+    await first.stop()
+    const second = cleanup.add(await program.listen(listenPart(addr), { seed }))
+
+    try {
+      if (!second.addrs.includes(addr)) {
+        throw new Error(`the address changed from ${addr} to ${second.addrs.join(' ')}`)
+      }
+
+      return await connectOnce(host, 're-dial', addr)
+    } finally {
+      await second.stop()
+    }
+  })
+}
+
+/** The program under test gets SIGKILL; js-libp2p must notice in the end. */
+async function nodeKilled (host, program, cleanup) {
+  const listener = cleanup.add(await program.listen(`/ip4/${hostAddress()}/udp/0/webrtc-direct`))
+  const addr = pickAddr(listener.addrs, 'ip4')
+  return await noticesEnd(host, 'listener-killed', addr, GONE_LIMIT_MS, async () => await listener.kill())
+}
+
+/** How long js-libp2p takes to notice that `end` ended its connection to `addr`. */
+async function noticesEnd (host, id, addr, limitMs, end) {
+  await host.call('create', id, addr)
 
   try {
-    await host.call('awaitRemoteClose', 'remote-close')
+    await host.call('awaitEnd', id)
     const start = Date.now()
-    await listener.stop()
-    const stopped = Date.now() - start
-    const { stream, connection } = await host.call('remoteClose', 'remote-close')
-    const noticed = { stream: stream - start, connection: connection - start, stopped }
-    const connectionLimit = host.noticesClose ? NOTICE_LIMIT_MS : CONSENT_LIMIT_MS
+    await end()
+    const ended = Date.now() - start
+    const { stream, connection } = await host.call('end', id)
+    const noticed = { stream: stream - start, connection: connection - start, ended }
 
-    if (noticed.stream > NOTICE_LIMIT_MS || noticed.connection > connectionLimit) {
-      throw new Error(`ended for js-libp2p after SIGTERM, in ms: ${JSON.stringify(noticed)}`)
+    if (Math.max(noticed.stream, noticed.connection) > limitMs) {
+      throw new Error(`ended for js-libp2p, in ms: ${JSON.stringify(noticed)}`)
     }
 
     return noticed
   } finally {
-    await host.call('stop', 'remote-close')
+    await host.call('stop', id)
   }
 }
 
-async function connectOnce (host, addr) {
-  await host.call('create', 'once', addr)
-
-  try {
-    return { ...await host.call('connectAndPing', 'once'), addr: addr.split('/').slice(0, 5).join('/') }
-  } finally {
-    await host.call('stop', 'once')
-  }
-}
-
-/** The node under test ends after its work; js-libp2p must notice. */
-async function dialerLeaves (dial, listener) {
-  const outcome = await dial()
-  const ended = Date.now()
-  expectSuccess(outcome)
-  return { noticed: await listener.closedAt(listener.lastOpened, NOTICE_LIMIT_MS) - ended }
-}
-
-/** js-libp2p closes while the node under test pings; that must end with an error. */
-async function listenerHangsUp (program, addr, ice, listener, cleanup) {
-  const dial = startDial(program, [addr, '--ice', ice, '--pings', '1000', '--echo', '1'])
-  cleanup.add(dial)
-
-  // Long enough to connect, identify and start to ping.
-  const early = await Promise.race([dial.done, new Promise(resolve => setTimeout(resolve, 2000))])
-
-  if (early != null) {
-    throw new Error(`the dial ended by itself, exit code ${early.code}: ${early.stderr}`)
-  }
-
+/** The browser gets SIGKILL; the program under test must notice in the end. */
+async function browserKilled (host, addr, listener) {
+  await host.call('create', 'killed', addr)
+  const { local } = await host.call('connectAndPing', 'killed')
   const start = Date.now()
-  listener.signal('SIGUSR2')
-  const { code, stderr } = await dial.done
-  const noticed = Date.now() - start
-
-  if (code === 0 || noticed > NOTICE_LIMIT_MS) {
-    throw new Error(`exit code ${code} after ${noticed} ms: ${stderr}`)
-  }
-
-  return { noticed, error: stderr.split('\n').at(-1) }
+  host.kill()
+  return { noticed: await listener.closedAt(local, GONE_LIMIT_MS) - start }
 }
 
-async function runDial (program, args, cleanup) {
-  const dial = startDial(program, args)
-  cleanup.add(dial)
+async function overIp6 (host, program, cleanup) {
+  const listener = cleanup.add(await program.listen('/ip6/::/udp/0/webrtc-direct'))
 
   try {
-    return await withLimit(dial.done, 60_000)
+    return await connectOnce(host, 'ip6', pickAddr(listener.addrs, 'ip6'))
   } finally {
-    dial.stop()
-    cleanup.delete(dial)
+    await listener.stop()
   }
 }
 
-function expectSuccess ({ code, signal, stdout, stderr }) {
-  if (code !== 0) {
-    throw new Error(`exit code ${code ?? signal}: ${stderr}`)
-  }
+async function connectOnce (host, id, addr) {
+  await host.call('create', id, addr)
 
-  return stdout.filter(({ result }) => result !== 'ping')
+  try {
+    return { ...await host.call('connectAndPing', id), addr: listenPart(addr) }
+  } finally {
+    await host.call('stop', id)
+  }
 }

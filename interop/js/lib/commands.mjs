@@ -1,6 +1,7 @@
-// What the driver can ask of a dialing peer, wherever that peer runs. Dialers
-// are named by the driver; arguments and results are plain JSON.
-import { Dialer, mustNotConnect } from './scenarios.mjs'
+// What the driver can ask of the page. Dialers are named by the driver;
+// arguments and results are plain JSON.
+import { describe } from './describe.mjs'
+import { Dialer, mungingIsRefused, mustNotConnect } from './scenarios.mjs'
 
 const dialers = new Map()
 
@@ -12,12 +13,13 @@ const COMMANDS = {
   run: async (id, scenario) => await dialers.get(id).run(scenario),
   connectAndPing: async id => await dialers.get(id).connectAndPing(),
   idle: async (id, seconds) => await dialers.get(id).idle(seconds),
-  awaitRemoteClose: async id => await dialers.get(id).awaitRemoteClose(),
-  remoteClose: async id => await dialers.get(id).remoteClose(),
+  awaitEnd: async id => await dialers.get(id).awaitEnd(),
+  end: async id => await dialers.get(id).end(),
   async stop (id) {
     await dialers.get(id)?.stop()
     dialers.delete(id)
   },
+  mungingIsRefused,
   mustNotConnect
 }
 
@@ -28,9 +30,4 @@ export async function execute (command, args) {
   } catch (err) {
     return { error: describe(err) }
   }
-}
-
-function describe (err) {
-  const causes = err.errors?.map(describe) ?? (err.cause != null ? [describe(err.cause)] : [])
-  return [`${err.name ?? 'Error'}: ${err.message ?? err}`, ...causes].join(' <- ')
 }

@@ -1,9 +1,7 @@
-// Where a dialing js-libp2p peer runs: a headless browser page or a Node child
-// process. Both offer `call(command, ...args)` (see commands.mjs), `version`,
-// `noticesClose` (a closed connection changes `connectionState`), `log` with the
-// last lines the peer printed, and `stop()`.
-import { fork } from 'node:child_process'
-import { fileURLToPath } from 'node:url'
+// Starts a headless browser with one page. Offers `call(command, ...args)` (see
+// commands.mjs), `version`, `log` with the last lines the page printed, `kill()`
+// and `stop()`.
+import { execFileSync } from 'node:child_process'
 import puppeteer from 'puppeteer-core'
 import { Tail } from './tail.mjs'
 
@@ -12,8 +10,8 @@ const LAUNCH_LIMIT_MS = 60_000
 // The driver has the shorter time limits; this one only must not cut in.
 const PROTOCOL_LIMIT_MS = 3_600_000
 
-/** Chromium with the given handshake; v2 also makes Chromium refuse munged credentials. */
-export async function startChromium ({ executable, origin, ice }) {
+/** Chromium; `trial` is a field trial with its group, as in `Trial/Enabled`. */
+export async function startChromium ({ executable, origin, ice, trial }) {
   return await startBrowser({
     browser: 'chrome',
     executablePath: executable,
@@ -31,7 +29,7 @@ export async function startChromium ({ executable, origin, ice }) {
       '--disable-backgrounding-occluded-windows',
       '--disable-features=WebRtcHideLocalIpsWithMdns',
       '--allow-loopback-in-peer-connection',
-      `--force-fieldtrials=WebRTC-NoSdpMangleUfrag/${ice === 'v2' ? 'Enabled' : 'Disabled'}/`
+      ...(trial != null ? [`--force-fieldtrials=${trial}/`] : [])
     ]
   }, `${origin}/?ice=${ice}`)
 }
@@ -70,11 +68,11 @@ async function startBrowser (options, url) {
 
     return {
       version: await browser.version(),
-      noticesClose: false,
       log,
       call: async (command, ...args) => unwrap(await page.evaluate(
         async (command, args) => await globalThis.execute(command, args), command, args
       )),
+      kill: () => killTree(browser.process().pid),
       stop: async () => await closeBrowser(browser)
     }
   } catch (err) {
@@ -85,41 +83,43 @@ async function startBrowser (options, url) {
 
 /** A browser that hangs is killed by process id. */
 async function closeBrowser (browser) {
-  const kill = setTimeout(() => browser.process()?.kill('SIGKILL'), 5000)
+  const kill = setTimeout(() => killTree(browser.process()?.pid), 5000)
   await browser.close().catch(() => {})
   clearTimeout(kill)
 }
 
-/** js-libp2p on Node, in its own process because its WebRTC stack is native code. */
-export async function startNodeDialer () {
-  const child = fork(fileURLToPath(new URL('../node-dialer.mjs', import.meta.url)), { silent: true })
-  const log = new Tail()
-  log.follow(child.stdout)
-  log.follow(child.stderr)
+/**
+ * SIGKILL for a process and all its descendants, for a browser's sockets belong
+ * to one of them. They are stopped first, so that none can say goodbye when it
+ * sees another die.
+ */
+function killTree (pid) {
+  if (pid == null) {
+    return
+  }
 
-  const pending = new Map()
-  let calls = 0
+  const pids = [pid, ...descendants(pid)]
+  pids.forEach(pid => signal(pid, 'SIGSTOP'))
+  pids.forEach(pid => signal(pid, 'SIGKILL'))
+}
 
-  child.on('message', ({ id, ...outcome }) => {
-    pending.get(id)?.resolve(outcome)
-    pending.delete(id)
-  })
-  child.on('exit', (code, signal) => {
-    for (const { resolve } of pending.values()) {
-      resolve({ error: `the Node dialer ended with ${signal ?? `exit code ${code}`}` })
-    }
-  })
+function descendants (root) {
+  const parents = execFileSync('ps', ['-e', '-o', 'pid=,ppid='], { encoding: 'utf8' })
+    .trim().split('\n').map(line => line.trim().split(/\s+/).map(Number))
+  const found = [root]
 
-  return {
-    version: `Node/${process.versions.node}`,
-    noticesClose: true,
-    log,
-    call: async (command, ...args) => unwrap(await new Promise((resolve, reject) => {
-      const id = calls++
-      pending.set(id, { resolve })
-      child.send({ id, command, args }, err => err != null && reject(err))
-    })),
-    stop: async () => { child.kill('SIGKILL') }
+  for (let i = 0; i < found.length; i++) {
+    found.push(...parents.filter(([, ppid]) => ppid === found[i]).map(([pid]) => pid))
+  }
+
+  return found.slice(1)
+}
+
+function signal (pid, name) {
+  try {
+    process.kill(pid, name)
+  } catch {
+    // It ended by itself.
   }
 }
 

@@ -1,33 +1,76 @@
-// Runs the program under test: `node listen` and `node dial` of libp2p-rtc, or
-// the js-libp2p listener of this folder, which prints the same lines.
-import { spawn } from 'node:child_process'
+// Runs the program under test as a listener: a peer program of the contract in
+// ../../README.md, or the `node` example, which knows less of it.
+import { spawn, spawnSync } from 'node:child_process'
 import { networkInterfaces } from 'node:os'
 import { createInterface } from 'node:readline'
 import { Tail } from './tail.mjs'
 
 const START_LIMIT_MS = 20_000
 
-// rust-libp2p's swarm logs every closed connection at level debug.
-const LOG_CLOSES = { RUST_LOG: 'libp2p_swarm=debug' }
+// The example reports closed connections and failed streams in its log only.
+const LOG = { RUST_LOG: 'warn,libp2p_swarm=debug,node=debug' }
 
 // A wildcard listener prints its addresses one by one.
 const ADDRESSES_SETTLED_MS = 300
 
-/** A listening process; use `startListener`. */
+/** The program and what it can do. */
+export class Program {
+  #path
+
+  constructor (path) {
+    this.#path = path
+    this.version = this.#version()
+  }
+
+  /** A listener on `addr` that has printed its addresses. */
+  async listen (addr, { seed } = {}) {
+    const args = ['listen', addr, ...(seed != null ? ['--seed', `${seed}`] : [])]
+    // Only what answers to `version` knows `--events`.
+    const child = this.#spawn(this.version != null ? [...args, '--events'] : args)
+    const listener = new Listener(child)
+
+    try {
+      await listener.waitForAddrs()
+      return listener
+    } catch (err) {
+      await listener.stop()
+      throw err
+    }
+  }
+
+  #version () {
+    const [command, ...first] = this.#command()
+    const { status, stdout } = spawnSync(command, [...first, 'version'], { encoding: 'utf8', timeout: START_LIMIT_MS })
+    return status === 0 ? parse(stdout) : undefined
+  }
+
+  #spawn (args) {
+    const [command, ...first] = this.#command()
+    return spawn(command, [...first, ...args], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...LOG, NO_COLOR: '1', RUST_BACKTRACE: '1', ...process.env }
+    })
+  }
+
+  #command () {
+    return this.#path.endsWith('.mjs') ? [process.execPath, this.#path] : [this.#path]
+  }
+}
+
+/** A listening process. */
 class Listener {
   addrs = []
-  /** The peer of the newest connection; only the js-libp2p listener reports it. */
-  lastOpened
   log = new Tail()
   #child
   #exit
   #closed = new Map()
+  #failedStreams = new Map()
 
-  constructor (program, args) {
-    this.#child = spawnProgram(program, ['listen', ...args], LOG_CLOSES)
-    this.#exit = new Promise(resolve => this.#child.once('exit', resolve))
-    createInterface({ input: this.#child.stdout }).on('line', line => this.#onLine(line))
-    createInterface({ input: this.#child.stderr }).on('line', line => this.#onLog(line))
+  constructor (child) {
+    this.#child = child
+    this.#exit = new Promise(resolve => child.once('exit', resolve))
+    createInterface({ input: child.stdout }).on('line', line => this.#onLine(line))
+    createInterface({ input: child.stderr }).on('line', line => this.#onLog(line))
   }
 
   async waitForAddrs () {
@@ -45,19 +88,12 @@ class Listener {
 
   /** When the listener reported the end of its connection to `peer`, in Unix time. */
   async closedAt (peer, limitMs) {
-    for (let waited = 0; waited < limitMs; waited += 10) {
-      if (this.#closed.has(peer)) {
-        return this.#closed.get(peer)
-      }
-
-      await new Promise(resolve => setTimeout(resolve, 10))
-    }
-
-    throw new Error(`the listener did not report the close within ${limitMs} ms`)
+    return await reported(this.#closed, peer, limitMs, 'the close')
   }
 
-  signal (signal) {
-    this.#child.kill(signal)
+  /** What the listener reported about a stream of `peer` that failed. */
+  async failedStream (peer, limitMs) {
+    return await reported(this.#failedStreams, peer, limitMs, 'a failed stream')
   }
 
   /** Ends the listener the way it is meant to end. */
@@ -68,6 +104,12 @@ class Listener {
     clearTimeout(kill)
   }
 
+  /** Ends it with no chance to say goodbye. */
+  async kill () {
+    this.#child.kill('SIGKILL')
+    await this.#exit
+  }
+
   #onLine (line) {
     this.log.push(line)
     const { addr, event, peer } = parse(line)
@@ -76,62 +118,35 @@ class Listener {
       this.addrs.push(addr)
     }
 
-    if (event === 'open') {
-      this.lastOpened = peer
-    }
-
-    if (event === 'close') {
+    if (event === 'closed') {
       this.#closed.set(peer, Date.now())
     }
   }
 
   #onLog (line) {
     this.log.push(line)
+    const peer = /PeerId\("(\w+)"\)|peer=(\w+)/.exec(line)?.slice(1).find(Boolean)
 
     if (line.includes('Connection closed')) {
-      const peer = /PeerId\("(\w+)"\)/.exec(line)?.[1]
       this.#closed.set(peer, Date.now())
+    }
+
+    if (/a (served )?stream failed/.test(line)) {
+      this.#failedStreams.set(peer, /error=(.*)/.exec(line)?.[1])
     }
   }
 }
 
-/** Starts a listener and waits for its addresses. */
-export async function startListener (program, args = []) {
-  const listener = new Listener(program, args)
+async function reported (reports, peer, limitMs, what) {
+  for (let waited = 0; waited < limitMs; waited += 10) {
+    if (reports.has(peer)) {
+      return reports.get(peer)
+    }
 
-  try {
-    await listener.waitForAddrs()
-    return listener
-  } catch (err) {
-    await listener.stop()
-    throw err
+    await new Promise(resolve => setTimeout(resolve, 10))
   }
-}
 
-/** Starts `node dial`; `done` resolves to its exit code and output. */
-export function startDial (program, args) {
-  const child = spawnProgram(program, ['dial', ...args])
-  const stdout = []
-  const log = new Tail()
-  createInterface({ input: child.stdout }).on('line', line => stdout.push(parse(line)))
-  log.follow(child.stderr)
-
-  return {
-    done: new Promise(resolve => {
-      child.once('close', (code, signal) => resolve({ code, signal, stdout, stderr: log.toString() }))
-    }),
-    results: stdout,
-    stop: () => child.kill('SIGKILL')
-  }
-}
-
-function spawnProgram (program, args, env = {}) {
-  const [command, ...first] = program.endsWith('.mjs') ? [process.execPath, program] : [program]
-
-  return spawn(command, [...first, ...args], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-    env: { ...env, NO_COLOR: '1', RUST_BACKTRACE: '1', ...process.env }
-  })
+  throw new Error(`the listener did not report ${what} within ${limitMs} ms`)
 }
 
 /**
@@ -147,6 +162,11 @@ export function isLoopback (addr) {
   return addr.startsWith('/ip4/127.') || addr.startsWith('/ip6/::1/')
 }
 
+/** The part of an address that a listener is told. */
+export function listenPart (addr) {
+  return addr.split('/').slice(0, 6).join('/')
+}
+
 /** The same address with a certhash nobody has a key for. */
 export function withWrongCerthash (addr) {
   return addr.replace(/(\/certhash\/uEi.{10})(.)/, (_, head, char) => head + (char === 'A' ? 'B' : 'A'))
@@ -156,6 +176,12 @@ export function withWrongCerthash (addr) {
 export function hostAddress () {
   const addresses = Object.values(networkInterfaces()).flat().filter(({ family }) => family === 'IPv4')
   return (addresses.find(({ internal }) => !internal) ?? addresses[0]).address
+}
+
+/** Whether an address other than loopback and link-local exists for IPv6. */
+export function hasIp6 () {
+  return Object.values(networkInterfaces()).flat()
+    .some(({ family, internal, address }) => family === 'IPv6' && !internal && !address.startsWith('fe80'))
 }
 
 function parse (line) {

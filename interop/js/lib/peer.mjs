@@ -1,21 +1,25 @@
 // The js-libp2p peer of every check, in browsers and in Node: WebRTC Direct
-// only, no STUN servers, identify and ping, and the echo protocol.
+// only, no STUN servers, identify, ping and the protocols of services.mjs.
 import { identify } from '@libp2p/identify'
 import { ping } from '@libp2p/ping'
 import { webRTCDirect } from '@libp2p/webrtc'
 import { createLibp2p } from 'libp2p'
-
-export const ECHO = '/echo/1.0.0'
+import { SERVICES } from './services.mjs'
 
 // More streams than any scenario opens at once.
 const MAX_STREAMS = 1024
 
-/** Creates and starts a peer; `listen` stays empty in browsers. */
-export async function createPeer ({ listen = [] } = {}) {
+/**
+ * Creates and starts a peer; `listen` stays empty in browsers, `privateKey` and
+ * `certificate` are random by default.
+ */
+export async function createPeer ({ listen = [], privateKey, certificate } = {}) {
   const peer = await createLibp2p({
+    ...(privateKey != null ? { privateKey } : {}),
     addresses: { listen },
     transports: [webRTCDirect({
       rtcConfiguration: { iceServers: [] },
+      ...(certificate != null ? { certificate } : {}),
       // The default of 10 would refuse some of 100 streams opened at once.
       maxEarlyStreams: MAX_STREAMS
     })],
@@ -34,25 +38,14 @@ export async function createPeer ({ listen = [] } = {}) {
     }
   })
 
-  await peer.handle(ECHO, echo, {
-    maxInboundStreams: MAX_STREAMS,
-    maxOutboundStreams: MAX_STREAMS
-  })
+  for (const [protocol, serve] of Object.entries(SERVICES)) {
+    await peer.handle(protocol, async (stream, connection) => {
+      await serve(stream, connection).catch(err => {
+        console.error(`a served stream failed peer=${connection.remotePeer} protocol=${protocol} error=${err.message}`)
+        stream.abort(err)
+      })
+    }, { maxInboundStreams: MAX_STREAMS, maxOutboundStreams: MAX_STREAMS })
+  }
 
   return peer
-}
-
-/** Sends every byte back and closes after the peer's FIN. */
-async function echo (stream) {
-  try {
-    for await (const data of stream) {
-      if (!stream.send(data.subarray())) {
-        await stream.onDrain()
-      }
-    }
-
-    await stream.close()
-  } catch (err) {
-    stream.abort(err)
-  }
 }

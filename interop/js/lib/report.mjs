@@ -1,17 +1,35 @@
 // Runs scenarios within their time limits, prints one JSON line for each and
 // keeps the score.
+import { withLimit } from './time.mjs'
+
 const SCENARIO_LIMIT_MS = 60_000
-const CELL_LIMIT_MS = 120_000
+const CELL_LIMIT_MS = 150_000
 
 export class Report {
   #rows = []
+  #skipped = 0
+
+  /** Says once which version of a peer is running. */
+  version (peer, version) {
+    console.log(JSON.stringify({ peer, version }))
+  }
 
   /** A cell is one peer, direction and handshake. */
   cell (peer, direction, ice) {
-    return new Cell({ peer, direction, ice }, row => {
-      this.#rows.push(row)
-      console.log(JSON.stringify(row))
+    return new Cell({ peer, direction, ice }, {
+      record: row => {
+        this.#rows.push(row)
+        console.log(JSON.stringify(row))
+      },
+      skip: text => {
+        this.#skipped++
+        console.log(`SKIPPED: ${text}`)
+      }
     })
+  }
+
+  get skipped () {
+    return this.#skipped
   }
 
   get failed () {
@@ -46,12 +64,17 @@ export class Report {
 
 class Cell {
   #name
-  #record
+  #report
   #deadline = Date.now() + CELL_LIMIT_MS
 
-  constructor (name, record) {
+  constructor (name, report) {
     this.#name = name
-    this.#record = record
+    this.#report = report
+  }
+
+  skip (scenario, reason) {
+    const { peer, ice } = this.#name
+    this.#report.skip(`${scenario} of ${peer} ${ice}: ${reason}`)
   }
 
   /** Runs `body`; tells whether it succeeded. `extraMs` is time it spends waiting on purpose. */
@@ -72,21 +95,7 @@ class Cell {
       detail = err.message
     }
 
-    this.#record({ ...this.#name, scenario, ok, ms: Date.now() - start, detail: detail ?? {} })
+    this.#report.record({ ...this.#name, scenario, ok, ms: Date.now() - start, detail: detail ?? {} })
     return ok
-  }
-}
-
-/** Rejects when `promise` takes longer than `ms`. */
-export async function withLimit (promise, ms) {
-  let timer
-  const limit = new Promise((_resolve, reject) => {
-    timer = setTimeout(() => reject(new Error(`not done within ${Math.round(ms / 1000)} s`)), ms)
-  })
-
-  try {
-    return await Promise.race([promise, limit])
-  } finally {
-    clearTimeout(timer)
   }
 }

@@ -1,28 +1,41 @@
-// What a js-libp2p peer checks when it dials, in browsers and in Node alike.
-// Each scenario returns the facts for the report or throws.
+// What js-libp2p checks in a browser page, where it can only dial. Each
+// scenario returns the facts for the report or throws.
 import { multiaddr } from '@multiformats/multiaddr'
-import { createPeer, ECHO } from './peer.mjs'
-import { checkPattern, pattern } from './pattern.mjs'
+import {
+  closeConnection, closeTime, echoOf, halfClose, pings, resetByPeer, resetByUs, streamClose, streamsHeld,
+  streamsInParallel, streamsInTurn, usedStream
+} from './exchanges.mjs'
+import { createPeer } from './peer.mjs'
+import { ECHO } from './services.mjs'
+import { delay, withLimit } from './time.mjs'
 
-const KIB = 1024
-const MIB = 1024 * KIB
+const MIB = 1024 * 1024
 
-// Closing waits 10 s for a missing FIN_ACK, so this separates clean from timed out.
-const CLOSE_LIMIT_MS = 1000
+// js-libp2p's connection monitor stores what it measured every 10 s.
+const MONITOR_SECONDS = 12
 
-/** Scenarios on one connection, in order. The last one ends the connection. */
-export const ON_CONNECTION = {
+// What a connection that is about to be cut may take to be noticed, and a little more.
+const CUT_LIMIT_MS = 40_000
+
+// How Chromium and the specification name the refusal of a rewritten description.
+const REFUSED = /InvalidModificationError|SDP (is|was) modified/i
+
+/** Scenarios on one connection, by the name that is reported. */
+const ON_CONNECTION = {
   connect: async ({ connection }) => ({ remote: connection.remoteAddr.toString() }),
   identify,
-  'ping-x20': async context => await pings(context, 20),
-  'echo-1MiB': async context => await echoScenario(context, MIB),
-  'echo-16MiB': async context => await echoScenario(context, 16 * MIB),
-  'half-close': halfClose,
-  'streams-100-in-turn': streamsInTurn,
-  'streams-100-held': streamsHeld,
-  'streams-100-parallel': streamsInParallel,
-  'stream-close': streamClose,
-  'connection-close': connectionClose
+  'ping-x20': async ({ peer, connection }) => summary(await pings(peer, connection, 20)),
+  'echo-1MiB': async ({ connection }) => await echoOf(connection, MIB),
+  'echo-16MiB': async ({ connection }) => await echoOf(connection, 16 * MIB),
+  'half-close': async ({ connection }) => await halfClose(connection, MIB),
+  'streams-100-in-turn': async ({ connection }) => await streamsInTurn(connection, 100),
+  'streams-100-held': async ({ connection }) => await streamsHeld(connection, 100),
+  'streams-100-parallel': async ({ connection }) => await streamsInParallel(connection, 100),
+  'streams-1000-in-turn': async ({ connection }) => await streamsInTurn(connection, 1000),
+  'stream-close': async ({ connection }) => await streamClose(connection),
+  reset: async ({ connection }) => await resetByPeer(connection),
+  'reset-by-js': withLocal(resetByUs),
+  'close-by-dialer': withLocal(closeConnection)
 }
 
 /** A peer with at most one connection to the node under test. */
@@ -31,7 +44,7 @@ export class Dialer {
   #peer
   #connection
   #identified
-  #remoteClose
+  #ends
 
   constructor (addr) {
     this.#addr = multiaddr(addr)
@@ -40,13 +53,9 @@ export class Dialer {
   /** Runs one scenario of `ON_CONNECTION`, dialing first where there is no connection. */
   async run (name) {
     const connection = await this.#connect()
-    const detail = await ON_CONNECTION[name]({
-      peer: this.#peer,
-      connection,
-      identified: this.#identified
-    })
+    const detail = await ON_CONNECTION[name]({ peer: this.#peer, connection, identified: this.#identified })
 
-    if (name !== 'connection-close' && connection.status !== 'open') {
+    if (name !== 'close-by-dialer' && connection.status !== 'open') {
       throw new Error(`the connection is ${connection.status} after the scenario`)
     }
 
@@ -56,41 +65,36 @@ export class Dialer {
   /** Connects and proves the connection with one ping. */
   async connectAndPing () {
     const connection = await this.#connect()
-    return await pings({ peer: this.#peer, connection }, 1)
+    return { ...summary(await pings(this.#peer, connection, 1)), local: this.#peer.peerId.toString() }
   }
 
   /** Lets the connection idle, with js-libp2p's connection monitor left on. */
   async idle (seconds) {
     const connection = await this.#connect()
-    const { promise: closed, resolve } = Promise.withResolvers()
-    connection.addEventListener('close', () => resolve('closed'))
-    const outcome = await Promise.race([closed, delay(seconds * 1000, 'idled')])
+    const closed = closeTime(connection).then(() => 'closed')
 
-    if (outcome === 'closed') {
+    if (await Promise.race([closed, delay(seconds * 1000)]) === 'closed') {
       throw new Error(`the connection closed after ${Date.now() - connection.timeline.open} ms`)
     }
 
-    // The monitor stores what it measured every 10 s.
-    if (seconds > 12 && connection.rtt == null) {
+    if (seconds > MONITOR_SECONDS && connection.rtt == null) {
       throw new Error('the connection monitor never got an answer')
     }
 
-    const { average } = await pings({ peer: this.#peer, connection }, 3)
-    return { seconds, monitorRtt: connection.rtt, ping: average }
+    await echoOf(connection, 1024)
+    return { seconds, monitorRtt: connection.rtt, ...summary(await pings(this.#peer, connection, 3)) }
   }
 
-  /** Connects and keeps one stream open; `remoteClose` then tells when both ended. */
-  async awaitRemoteClose () {
+  /** Connects and keeps one stream open; `end` then tells when both ended. */
+  async awaitEnd () {
     const connection = await this.#connect()
-    const stream = await newStream(connection)
-    stream.send(pattern(0, KIB))
-    await readBytes(stream, KIB)
-    this.#remoteClose = Promise.all([closeTime(stream), closeTime(connection)])
+    const stream = await usedStream(connection)
+    this.#ends = Promise.all([closeTime(stream), closeTime(connection)])
   }
 
   /** When the stream and the connection were seen to end, as Unix time in ms. */
-  async remoteClose () {
-    const [stream, connection] = await withLimit(this.#remoteClose, 40_000, 'nothing was noticed for 40 s')
+  async end () {
+    const [stream, connection] = await withLimit(this.#ends, CUT_LIMIT_MS)
     return { stream, connection }
   }
 
@@ -115,16 +119,35 @@ export class Dialer {
 
 /** Dials an address nobody can authenticate for; succeeds if the dial fails. */
 export async function mustNotConnect (addr) {
+  return { error: (await failedDial(addr)).message }
+}
+
+/** Dials where the browser forbids what handshake v1 needs; succeeds if it says so. */
+export async function mungingIsRefused (addr) {
+  const texts = []
+
+  for (let err = await failedDial(addr); err != null; err = err.errors?.[0] ?? err.cause) {
+    texts.push(`${err.name}: ${err.message}`)
+  }
+
+  if (!texts.some(text => REFUSED.test(text))) {
+    throw new Error(`the dial failed for another reason: ${texts.join(' <- ')}`)
+  }
+
+  return { error: texts.at(-1) }
+}
+
+async function failedDial (addr) {
   const peer = await createPeer()
 
   try {
-    const connection = await peer.dial(multiaddr(addr)).catch(err => err)
+    const outcome = await peer.dial(multiaddr(addr)).catch(err => err)
 
-    if (!(connection instanceof Error)) {
+    if (!(outcome instanceof Error)) {
       throw new Error('the dial succeeded')
     }
 
-    return { error: connection.message }
+    return outcome
   } finally {
     await peer.stop()
   }
@@ -147,201 +170,19 @@ async function identify ({ connection, identified }) {
   return {
     agent: result.agentVersion,
     observed: result.observedAddr?.toString(),
-    addrs: result.listenAddrs.length
+    addrs: result.listenAddrs.length,
+    protocols: result.protocols
   }
 }
 
-async function pings ({ peer, connection }, count) {
-  const times = []
+/** Adds our peer id, by which the node under test reports what it noticed. */
+function withLocal (exchange) {
+  return async ({ peer, connection }) => ({ local: peer.peerId.toString(), ...await exchange(connection) })
+}
 
-  for (let i = 0; i < count; i++) {
-    times.push(await peer.services.ping.ping(connection.remotePeer))
-  }
-
+function summary (times) {
   return {
-    average: Math.round(times.reduce((sum, ms) => sum + ms) / count),
+    average: Math.round(times.reduce((sum, ms) => sum + ms) / times.length),
     max: Math.max(...times)
   }
-}
-
-async function echoScenario ({ connection }, bytes) {
-  const start = Date.now()
-  const stream = await newStream(connection)
-  await echo(stream, bytes)
-  const seconds = (Date.now() - start) / 1000
-
-  return { bytes, mibPerSecond: Number((bytes / MIB / seconds).toFixed(1)) }
-}
-
-/** Writes the whole request, closes the write side and only then starts to read. */
-async function halfClose ({ connection }) {
-  const bytes = 48 * KIB
-  const stream = await newStream(connection)
-  stream.send(pattern(0, bytes))
-  const closing = stream.close()
-
-  let received = 0
-  for await (const data of stream) {
-    checkPattern(received, data.subarray())
-    received += data.byteLength
-  }
-
-  if (received !== bytes) {
-    throw new Error(`end of stream after ${received} of ${bytes} bytes`)
-  }
-
-  await closing
-  return { bytes }
-}
-
-async function streamsInTurn ({ connection }) {
-  for (let i = 0; i < 100; i++) {
-    await echo(await newStream(connection), 100 + i)
-  }
-
-  await expectNoStreams(connection)
-}
-
-/** Opens one after the other, but uses all of them together. */
-async function streamsHeld ({ connection }) {
-  const streams = []
-
-  for (let i = 0; i < 100; i++) {
-    streams.push(await newStream(connection))
-  }
-
-  await Promise.all(streams.map(async (stream, i) => await echo(stream, 4 * KIB + i)))
-  await expectNoStreams(connection)
-}
-
-/** Opens all of them in the same moment. */
-async function streamsInParallel ({ connection }) {
-  await Promise.all(Array.from({ length: 100 }, async (_, i) => {
-    await echo(await newStream(connection), 4 * KIB + i)
-  }))
-
-  await expectNoStreams(connection)
-}
-
-async function streamClose ({ connection }) {
-  const stream = await newStream(connection)
-  const closed = new Promise(resolve => stream.addEventListener('close', resolve))
-  const request = pattern(0, KIB)
-  const response = readBytes(stream, request.byteLength)
-  stream.send(request)
-  await response
-
-  const start = Date.now()
-  await stream.close()
-  const acknowledged = Date.now() - start
-  await closed
-  const both = Date.now() - start
-
-  if (stream.status !== 'closed' || both > CLOSE_LIMIT_MS) {
-    throw new Error(`stream is ${stream.status}, FIN_ACK after ${acknowledged} ms, closed after ${both} ms`)
-  }
-
-  return { finAck: acknowledged, closed: both }
-}
-
-async function connectionClose ({ peer, connection }) {
-  // A stream in use must not delay the close.
-  const stream = await newStream(connection)
-  stream.send(pattern(0, KIB))
-  await readBytes(stream, KIB)
-
-  const at = Date.now()
-  await connection.close()
-  const ms = Date.now() - at
-
-  if (connection.status !== 'closed' || ms > CLOSE_LIMIT_MS) {
-    throw new Error(`connection is ${connection.status} after ${ms} ms`)
-  }
-
-  return { local: peer.peerId.toString(), at, closed: ms }
-}
-
-async function newStream (connection) {
-  return await connection.newStream(ECHO, { maxOutboundStreams: 1024 })
-}
-
-/** Writes and reads at the same time, verifies every byte, closes both halves. */
-async function echo (stream, bytes) {
-  const reading = readBytes(stream, bytes)
-  // Without this a failing write would leave the rejected read unhandled.
-  reading.catch(() => {})
-
-  for (let sent = 0; sent < bytes;) {
-    const length = Math.min(64 * KIB, bytes - sent)
-    const more = stream.send(pattern(sent, length))
-    sent += length
-
-    if (!more) {
-      await stream.onDrain()
-    }
-  }
-
-  await Promise.all([stream.close(), reading.then(async end => await end())])
-}
-
-/**
- * Reads and verifies `bytes` bytes; the returned function then waits for the
- * end of the stream.
- */
-async function readBytes (stream, bytes) {
-  const iterator = stream[Symbol.asyncIterator]()
-  let received = 0
-
-  while (received < bytes) {
-    const { value, done } = await iterator.next()
-
-    if (done) {
-      throw new Error(`end of stream after ${received} of ${bytes} bytes, stream is ${stream.status}`)
-    }
-
-    checkPattern(received, value.subarray())
-    received += value.byteLength
-  }
-
-  return async () => {
-    const { done } = received > bytes ? { done: false } : await iterator.next()
-
-    if (!done) {
-      throw new Error(`more than ${bytes} bytes came back`)
-    }
-  }
-}
-
-/** Finished echo streams must leave the connection. */
-async function expectNoStreams (connection) {
-  const left = () => connection.streams.filter(stream => stream.protocol === ECHO).length
-
-  for (let waited = 0; left() > 0; waited += 10) {
-    if (waited >= CLOSE_LIMIT_MS) {
-      throw new Error(`${left()} finished streams are still open`)
-    }
-
-    await delay(10)
-  }
-}
-
-async function closeTime (target) {
-  return await new Promise(resolve => target.addEventListener('close', () => resolve(Date.now())))
-}
-
-async function withLimit (promise, ms, message) {
-  let timer
-  const limit = new Promise((_resolve, reject) => {
-    timer = setTimeout(() => reject(new Error(message)), ms)
-  })
-
-  try {
-    return await Promise.race([promise, limit])
-  } finally {
-    clearTimeout(timer)
-  }
-}
-
-async function delay (ms, value) {
-  return await new Promise(resolve => setTimeout(() => resolve(value), ms))
 }

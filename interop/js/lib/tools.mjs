@@ -45,3 +45,9 @@ export function missingPackages () {
     })
   })
 }
+
+/** The installed version of a package. */
+export function packageVersion (name) {
+  const { version } = JSON.parse(readFileSync(new URL(`../node_modules/${name}/package.json`, import.meta.url)))
+  return `v${version}`
+}

@@ -1,0 +1,330 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { ErrorCode } from '../src/codes.ts'
+import { Connector, type Dialer, type Status } from '../src/connector.ts'
+import { decode } from '../src/frame.ts'
+import { DialError, type PathEvents } from '../src/paths/dial.ts'
+import type { Path, PathKind } from '../src/session-types.ts'
+import { ServerModel, type ServerOptions, type ServerSession, type Wire } from './server-model.ts'
+
+/** A clock that stands still until a test moves it. */
+class FakeTimers {
+  time = 1000
+  #timers: Array<{ at: number, callback: () => void }> = []
+
+  readonly now = (): number => this.time
+  readonly random = (): number => 0.5
+
+  readonly after = (milliseconds: number, callback: () => void): () => void => {
+    const timer = { at: this.time + milliseconds, callback }
+    this.#timers.push(timer)
+    return () => { this.#timers = this.#timers.filter(other => other !== timer) }
+  }
+
+  /** Lets time pass, and everything that waits for promises happen in it. */
+  async run (milliseconds: number): Promise<void> {
+    const end = this.time + milliseconds
+    await settle()
+
+    for (;;) {
+      const next = this.#timers.filter(({ at }) => at <= end).sort((one, other) => one.at - other.at)[0]
+
+      if (next == null) {
+        this.time = end
+        return
+      }
+
+      this.time = Math.max(this.time, next.at)
+      this.#timers = this.#timers.filter(timer => timer !== next)
+      next.callback()
+      await settle()
+    }
+  }
+}
+
+/** A way to the server that can be open, blocked or broken. */
+class FakeRoute implements Dialer {
+  mode: 'open' | 'blocked' | 'broken' = 'open'
+  dials = 0
+  paths: FakePath[] = []
+  readonly kind: PathKind
+  readonly #server: ServerModel
+
+  constructor (kind: PathKind, server: ServerModel) {
+    this.kind = kind
+    this.#server = server
+  }
+
+  readonly dial = async (events: PathEvents, signal: AbortSignal): Promise<Path> => {
+    this.dials++
+
+    if (this.mode === 'blocked') {
+      await new Promise((_, reject) => {
+        signal.addEventListener('abort', () => reject(new DialError(`${this.kind} timed out`)))
+      })
+    }
+
+    if (this.mode === 'broken') {
+      throw new DialError(`${this.kind} is broken`)
+    }
+
+    const path = new FakePath(this.kind, this.#server, events)
+    this.paths.push(path)
+    return path
+  }
+
+  /** The connection breaks. */
+  cut (): void {
+    this.paths.at(-1)!.break()
+  }
+}
+
+class FakePath implements Path {
+  readonly kind: PathKind
+  readonly #server: ServerModel
+  readonly #events: PathEvents
+  #session: ServerSession | undefined
+  open = true
+
+  constructor (kind: PathKind, server: ServerModel, events: PathEvents) {
+    this.kind = kind
+    this.#server = server
+    this.#events = events
+  }
+
+  readonly #wire: Wire = {
+    send: frame => queueMicrotask(() => {
+      if (this.open) {
+        this.#events.frame(this, decode(frame))
+      }
+    }),
+    close: () => {}
+  }
+
+  readonly send = (bytes: Uint8Array): void => {
+    queueMicrotask(() => {
+      if (this.open) {
+        const frame = decode(bytes)
+        this.#session == null
+          ? this.#session = this.#server.accept(this.#wire, frame)
+          : this.#session.receive(this.#wire, frame)
+      }
+    })
+  }
+
+  readonly close = (): void => {
+    this.open = false
+    this.#session?.lost(this.#wire)
+  }
+
+  break (): void {
+    this.close()
+    this.#events.lost(this, 'it broke')
+  }
+}
+
+interface Setup {
+  timers: FakeTimers
+  server: ServerModel
+  direct: FakeRoute
+  fallback: FakeRoute
+  connector: Connector
+  statuses: Status[]
+}
+
+function setUp (options: Partial<ServerOptions> = {}): Setup {
+  const timers = new FakeTimers()
+  const server = new ServerModel({
+    accepts: () => undefined,
+    backend: () => ({ input: () => {}, resize: () => {}, flow: () => {}, end: () => {} }),
+    ...options
+  })
+  const direct = new FakeRoute('webrtc', server)
+  const fallback = new FakeRoute('websocket', server)
+  const statuses: Status[] = []
+  const connector = new Connector({ token: new Uint8Array() }, [direct, fallback], {
+    data: bytes => connector.rendered(bytes.length),
+    rtt: () => {},
+    status: status => statuses.push(status)
+  }, timers)
+
+  return { timers, server, direct, fallback, connector, statuses }
+}
+
+async function settle (): Promise<void> {
+  for (let turn = 0; turn < 20; turn++) {
+    await Promise.resolve()
+  }
+}
+
+const connectedBy = ({ connector }: Setup): PathKind | undefined =>
+  connector.status.state === 'connected' ? connector.status.kind : undefined
+
+test('takes the direct path and leaves the fallback alone', async () => {
+  const setup = setUp()
+  setup.connector.start()
+  await setup.timers.run(10_000)
+  assert.equal(connectedBy(setup), 'webrtc')
+  assert.equal(setup.fallback.dials, 0)
+})
+
+test('takes the fallback when the direct path does not answer soon', async () => {
+  const setup = setUp()
+  setup.direct.mode = 'blocked'
+  setup.connector.start()
+  await setup.timers.run(2400)
+  assert.equal(connectedBy(setup), undefined)
+  await setup.timers.run(200)
+  assert.equal(connectedBy(setup), 'websocket')
+})
+
+test('takes the fallback at once when the direct path fails', async () => {
+  const setup = setUp()
+  setup.direct.mode = 'broken'
+  setup.connector.start()
+  await setup.timers.run(0)
+  assert.equal(connectedBy(setup), 'websocket')
+})
+
+test('moves to the direct path when it becomes possible, with growing pauses between tries', async () => {
+  const setup = setUp()
+  setup.direct.mode = 'broken'
+  setup.connector.start()
+  await setup.timers.run(29_000)
+  assert.equal(setup.direct.dials, 1)
+  await setup.timers.run(2000)
+  assert.equal(setup.direct.dials, 2)
+  await setup.timers.run(50_000)
+  assert.equal(setup.direct.dials, 2)
+  setup.direct.mode = 'open'
+  await setup.timers.run(15_000)
+  assert.equal(connectedBy(setup), 'webrtc')
+  assert.equal(setup.fallback.paths[0]!.open, false)
+  assert.equal(setup.server.sessions.size, 1)
+})
+
+test('tries the direct path at once when the network has changed', async () => {
+  const setup = setUp()
+  setup.direct.mode = 'broken'
+  setup.connector.start()
+  await setup.timers.run(1000)
+  setup.direct.mode = 'open'
+  setup.connector.nudge()
+  await setup.timers.run(0)
+  assert.equal(connectedBy(setup), 'webrtc')
+})
+
+test('resumes at once after a loss, by whatever path there is', async () => {
+  const setup = setUp()
+  setup.connector.start()
+  await setup.timers.run(10_000)
+  setup.direct.mode = 'broken'
+  setup.direct.cut()
+  await setup.timers.run(0)
+  assert.equal(connectedBy(setup), 'websocket')
+  assert.equal(setup.statuses.at(-1)?.state === 'connected' && setup.statuses.at(-1), setup.connector.status)
+  assert.equal(setup.server.sessions.size, 1)
+})
+
+test('waits longer after each failure, and not at all when nudged', async () => {
+  const setup = setUp()
+  setup.connector.start()
+  await setup.timers.run(10_000)
+  setup.direct.mode = setup.fallback.mode = 'broken'
+  setup.direct.cut()
+  const waits: number[] = []
+
+  for (let tries = 0; tries < 5; tries++) {
+    await setup.timers.run(0)
+    const { status } = setup.connector
+    assert.ok(status.state === 'waiting')
+    assert.deepEqual(status.problems, ['webrtc is broken', 'websocket is broken'])
+    waits.push(status.retryAt - setup.timers.time)
+    await setup.timers.run(status.retryAt - setup.timers.time)
+  }
+
+  assert.deepEqual(waits, [1000, 2000, 4000, 8000, 15_000])
+  setup.direct.mode = 'open'
+  setup.connector.nudge()
+  await setup.timers.run(0)
+  assert.equal(connectedBy(setup), 'webrtc')
+})
+
+test('does not hurry when connections break as soon as they stand', async () => {
+  const setup = setUp()
+  setup.connector.start()
+  await setup.timers.run(100)
+  setup.direct.cut()
+  await setup.timers.run(0)
+  assert.equal(setup.connector.status.state, 'waiting')
+})
+
+test('a session bound to the direct path is not given up because the fallback refuses it', async () => {
+  const setup = setUp()
+  setup.connector.start()
+  await setup.timers.run(10_000)
+  const sessions = [...setup.server.sessions]
+  setup.server.sessions.clear()
+  setup.direct.mode = 'broken'
+  setup.direct.cut()
+  await setup.timers.run(100)
+  assert.equal(setup.connector.status.state, 'waiting')
+
+  sessions.forEach(([id, session]) => setup.server.sessions.set(id, session))
+  setup.direct.mode = 'open'
+  await setup.timers.run(5000)
+  assert.equal(connectedBy(setup), 'webrtc')
+  assert.equal(setup.fallback.dials, 1)
+})
+
+test('ends when the server has no such session where it began', async () => {
+  const setup = setUp()
+  setup.connector.start()
+  await setup.timers.run(10_000)
+  setup.server.sessions.clear()
+  setup.direct.cut()
+  await setup.timers.run(100)
+  assert.deepEqual(setup.connector.status, {
+    state: 'ended',
+    end: { cause: 'refused', code: ErrorCode.sessionNotFound, text: 'no such session', during: 'resume' }
+  })
+})
+
+test('asks the other path before it reports that the token is not accepted', async () => {
+  const setup = setUp({ accepts: () => ({ code: ErrorCode.authFailed, text: '' }) })
+  setup.connector.start()
+  await setup.timers.run(100)
+  assert.equal(setup.direct.dials, 1)
+  assert.equal(setup.fallback.dials, 1)
+  assert.equal(setup.connector.status.state === 'ended' && setup.connector.status.end.code, ErrorCode.authFailed)
+})
+
+test('reports at once what no other path would change', async () => {
+  const setup = setUp({ accepts: () => ({ code: ErrorCode.connectRefused, text: '' }) })
+  setup.connector.start()
+  await setup.timers.run(100)
+  assert.equal(setup.fallback.dials, 0)
+  assert.equal(setup.connector.status.state === 'ended' && setup.connector.status.end.code, ErrorCode.connectRefused)
+})
+
+test('nothing is dialled after the user ended the session', async () => {
+  const setup = setUp()
+  setup.connector.start()
+  await setup.timers.run(1000)
+  setup.connector.close()
+  await setup.timers.run(600_000)
+  assert.equal(setup.connector.status.state, 'ended')
+  assert.equal(setup.direct.dials + setup.fallback.dials, 1)
+  assert.equal(setup.direct.paths[0]!.open, false)
+})
+
+test('ends without a server when the user gives up waiting', async () => {
+  const setup = setUp()
+  setup.direct.mode = setup.fallback.mode = 'broken'
+  setup.connector.start()
+  await setup.timers.run(100)
+  setup.connector.close()
+  await setup.timers.run(600_000)
+  assert.equal(setup.connector.status.state, 'ended')
+  assert.equal(setup.direct.dials, 1)
+})

@@ -1,0 +1,343 @@
+// What is done with the page in Chromium. A scenario throws if something is not as it should be.
+import assert from 'node:assert/strict'
+
+const BOTH = ['webrtc', 'websocket']
+const PATH_NAMES = { webrtc: 'direct', websocket: 'WebSocket' }
+const PHONE = { width: 390, height: 780, touch: true }
+
+/** The same by each path. */
+const each = (name, run) => BOTH.map(path => ({ name, path, run }))
+
+async function connected ({ page, network, path }) {
+  await page.open(network.url, network.invite([path]))
+  await page.waitState('Connected')
+  await page.waitPath(PATH_NAMES[path])
+  await prepare(page, network)
+}
+
+/** Waits for the shell; a real one learns the counter of the toy shell. */
+async function prepare (page, network) {
+  await page.tab.waitForFunction('socketpipe.text().trim() !== ""')
+
+  if (!network.toy) {
+    await page.command('seq() { for i in $(command seq $1); do echo n$i; [ $((i % 20)) = 0 ] && sleep 0.002; done; }; clear')
+  }
+}
+
+export const SCENARIOS = [
+  ...each('types, sees output, and the invitation leaves the address bar', async context => {
+    const { page } = context
+    await connected(context)
+    assert.equal(new URL(page.tab.url()).hash, '')
+    await page.command('echo "hé"llo')
+    await page.shows('llo')
+    await page.tab.waitForFunction(`/^(<|\\d).* ms$/.test(document.getElementById('rtt').textContent)`)
+  }),
+
+  ...each('tells the size and each change of it', async context => {
+    const { page } = context
+    await connected(context)
+    await page.command('stty size')
+    const before = await sizeShown(page, 1)
+    await page.tab.setViewport({ width: 700, height: 500 })
+    await new Promise(resolve => setTimeout(resolve, 400))
+    await page.command('stty size')
+    const after = await sizeShown(page, 2)
+    assert.ok(after.columns < before.columns && after.rows < before.rows, JSON.stringify({ before, after }))
+  }),
+
+  ...each('loses no character when the connection breaks', async context => {
+    const { page, network, path } = context
+    await connected(context)
+    await page.command('seq 6000')
+    await page.shows('n500\n')
+    await breakPath(network, path)
+    assert.ok(!(await page.text()).includes('n6000'), 'the output was over before the connection broke')
+    await page.type('echo typed mean')
+    await nudge(page)
+    await page.waitState('Connected again')
+    await page.command('while')
+    await page.shows('n6000\n')
+    await page.shows('typed meanwhile\n')
+    assertComplete(await page.text(), 6000)
+  }),
+
+  {
+    name: 'falls back when the direct path dies and keeps the session',
+    path: 'webrtc',
+    run: async ({ page, network }) => {
+      await page.open(network.url, network.invite(BOTH))
+      await page.waitPath('direct')
+      await prepare(page, network)
+      await page.command('seq 3000')
+      await page.shows('n300\n')
+      network.udp.refuse(true)
+      network.udp.cut()
+      await nudge(page)
+      await page.waitPath('WebSocket')
+      await page.shows('n3000\n')
+      assertComplete(await page.text(), 3000)
+      network.udp.refuse(false)
+      await nudge(page)
+      await page.waitPath('direct')
+      await page.command('echo moved back')
+      await page.shows('moved back\n')
+    }
+  },
+
+  {
+    name: 'uses WebSocket when UDP is blocked from the start',
+    path: 'websocket',
+    run: async ({ page, network }) => {
+      network.udp.refuse(true)
+      await page.open(network.url, network.invite(BOTH))
+      await page.waitPath('WebSocket')
+    }
+  },
+
+  {
+    name: 'waits visibly while the server is away, and goes on',
+    path: 'websocket',
+    run: async ({ page, network, path, screenshot }) => {
+      await connected({ page, network, path })
+      network.http.refuse(true)
+      network.http.cut()
+      await page.waitState('Not connected')
+      await page.tab.waitForFunction(`/next try in \\d+ s/.test(document.getElementById('countdown').textContent)`)
+      await page.type('echo kept')
+      await screenshot('waiting-light')
+      network.http.refuse(false)
+      await page.tab.click('#notice-action')
+      await page.waitState('Connected again')
+      await page.command(' input')
+      await page.shows('kept input\n')
+    }
+  },
+
+  ...each('shows the exit status and starts anew', async context => {
+    const { page } = context
+    await connected(context)
+    await page.command('exit 3')
+    await page.waitState('Ended')
+    assert.match(await page.content('#notice'), /exit status 3/)
+
+    // The button has the focus.
+    await page.tab.keyboard.press('Enter')
+    await page.waitState('Connected')
+    await page.command('echo anew')
+    await page.shows('anew\n')
+  }),
+
+  ...each('says why an invitation is refused', async ({ page, network, path }) => {
+    await page.open(network.url, network.invite([path], { t: 'wrong' }))
+    await page.waitState('Refused')
+    assert.match(await page.content('#notice'), /invitation/)
+  }),
+
+  {
+    name: 'stays usable in a flood, and Ctrl-C ends it',
+    path: 'websocket',
+    run: async context => {
+      const { page } = context
+      await connected(context)
+      await page.command('yes')
+      await page.shows('y\ny\ny\n')
+      await new Promise(resolve => setTimeout(resolve, 3000))
+      const started = Date.now()
+      await page.chord('Control', 'KeyC')
+      await page.shows('^C')
+      const took = Date.now() - started
+      assert.ok(took < 3000, `Ctrl-C took ${took} ms`)
+    }
+  },
+
+  {
+    name: 'the form takes an invitation and names what is wrong with others',
+    path: 'websocket',
+    run: async ({ page, network, screenshot }) => {
+      await page.open(network.url)
+      await page.type('socketpipe:1:broken')
+      await page.tab.click('#invite button')
+      assert.match(await page.content('#invitation-problem'), /damaged/)
+      await screenshot('form-light')
+      await page.type(network.invite([], { a: ['/ip4/127.0.0.1/tcp/1/p2p/x'] }))
+      await page.tab.click('#invite button')
+      await page.waitState('Refused')
+      await page.tab.click('#other')
+      await page.type(network.invite(['websocket'], { m: 'tunnel' }))
+      await page.tab.click('#invite button')
+      assert.match(await page.content('#invitation-problem'), /socketpipe forward/)
+      await page.type(network.invite(['websocket']))
+      await page.tab.click('#invite button')
+      await page.waitState('Connected')
+    }
+  },
+
+  {
+    name: 'copies by shortcut and button, pastes in brackets and without escapes',
+    path: 'websocket',
+    standInOnly: true,
+    run: async context => {
+      const { page } = context
+      await connected(context)
+      await page.allow(['clipboard-read', 'clipboard-write', 'clipboard-sanitized-write'])
+      await page.command('raw')
+      await page.shows('ready')
+      await page.tab.evaluate(() => navigator.clipboard.writeText('one\nt\u001b[201~wo'))
+      await page.tab.click('#paste')
+      await page.shows(String.raw`"\u001b[200~one\rt[201~wo\u001b[201~"`)
+
+      await page.command('echo needle')
+      await page.shows('needle\n')
+      await selectWord(page, 'needle')
+      await page.chord('Control', 'Shift', 'KeyC')
+      await page.tab.waitForFunction(`navigator.clipboard.readText().then(text => text.includes('needle'))`)
+      await page.tab.evaluate(() => navigator.clipboard.writeText(''))
+      await selectWord(page, 'needle')
+      await page.tab.click('#copy')
+      await page.tab.waitForFunction(`navigator.clipboard.readText().then(text => text.includes('needle'))`)
+
+      await page.tab.evaluate(() => navigator.clipboard.writeText('echo by keys'))
+      await pasteByKeys(page)
+      await page.shows('echo by keys')
+    }
+  },
+
+  {
+    name: 'asks for the text where the clipboard cannot be read',
+    path: 'websocket',
+    run: async context => {
+      const { page } = context
+      await connected(context)
+      await page.tab.evaluate(() => { navigator.clipboard.readText = async () => { throw new Error('no') } })
+      await page.tab.click('#paste')
+      await page.tab.waitForSelector('#paste-dialog[open]')
+      await page.type('echo by dialog')
+      await page.tab.click('#paste-dialog button[value=send]')
+      await page.shows('echo by dialog')
+    }
+  },
+
+  {
+    name: 'can be left and used by keyboard alone',
+    path: 'websocket',
+    run: async context => {
+      const { page } = context
+      await connected(context)
+      await page.chord('Control', 'Shift', 'Enter')
+      assert.equal(await page.tab.evaluate('document.activeElement.id'), 'paste')
+      await page.tab.keyboard.press('Tab')
+      assert.equal(await page.tab.evaluate('document.activeElement.id'), 'open-settings')
+      await page.tab.keyboard.press('Enter')
+      await page.tab.waitForSelector('#settings[open]')
+      await page.tab.keyboard.press('Escape')
+      await page.tab.waitForFunction('document.activeElement.className.includes("xterm")')
+      await page.chord('Control', 'Shift', 'Enter')
+      await page.tab.keyboard.press('Tab')
+      await page.tab.keyboard.press('Tab')
+      await page.tab.keyboard.press('Enter')
+      await page.waitState('Ended')
+      assert.match(await page.content('#notice'), /You ended/)
+    }
+  },
+
+  {
+    name: 'has keys for touch screens',
+    path: 'websocket',
+    view: PHONE,
+    run: async context => {
+      const { page } = context
+      await connected(context)
+      await page.type('some text')
+      await page.tab.tap('[data-key=control]')
+      assert.equal(await page.tab.$eval('[data-key=control]', key => key.ariaPressed), 'true')
+      await page.type('c')
+      await page.shows('^C')
+      assert.equal(await page.tab.$eval('[data-key=control]', key => key.ariaPressed), 'false')
+    }
+  },
+
+  ...[
+    ['light', {}],
+    ['dark', { dark: true }],
+    ['phone-light', PHONE],
+    ['phone-dark', { ...PHONE, dark: true }]
+  ].map(([file, view]) => ({
+    name: `looks well (${file})`,
+    path: 'webrtc',
+    standInOnly: true,
+    view,
+    run: async ({ page, network, screenshot }) => {
+      await page.open(network.url)
+      await screenshot(`form-${file}`)
+      await page.type(network.invite(['webrtc']))
+      await page.tab.click('#invite button')
+      await page.waitState('Connected')
+      await page.command('colors')
+      await page.shows('underlined')
+      await page.command('seq 12')
+      await page.shows('n12\n')
+      await screenshot(`terminal-${file}`)
+      await assertNoOverflow(page)
+      await page.tab.click('#open-settings')
+      await screenshot(`settings-${file}`)
+      await page.tab.click('#settings .primary')
+      await page.tab.waitForFunction('document.activeElement.className.includes("xterm")')
+      await page.command('exit 1')
+      await page.waitState('Ended')
+      await screenshot(`ended-${file}`)
+      await assertNoOverflow(page)
+    }
+  }))
+]
+
+/** The n-th answer of `stty size`. */
+async function sizeShown (page, count) {
+  const shown = `[...socketpipe.text().matchAll(/^(\\d+) (\\d+)$/gm)]`
+  await page.tab.waitForFunction(`${shown}.length >= ${count}`)
+  const [rows, columns] = await page.tab.evaluate(`${shown}.at(-1).slice(1).map(Number)`)
+  return { rows, columns }
+}
+
+async function breakPath (network, path) {
+  path === 'webrtc' ? network.udp.cut() : network.http.swallow()
+}
+
+/** What a browser says when the network has changed. */
+async function nudge (page) {
+  await page.tab.evaluate(() => { window.dispatchEvent(new Event('online')) })
+}
+
+/** Every number once and in order; what was typed meanwhile may stand between them. */
+function assertComplete (text, count) {
+  const numbers = [...text.matchAll(/n(\d+)$/gm)].map(match => Number(match[1]))
+  assert.deepEqual(numbers, Array.from({ length: count }, (_, index) => index + 1))
+}
+
+async function selectWord (page, word) {
+  const rows = await page.tab.$$('.xterm-rows > div')
+
+  for (const row of rows) {
+    if (await row.evaluate((node, word) => node.textContent.trim() === word, word)) {
+      const { x, y, height } = await row.boundingBox()
+      await page.tab.mouse.click(x + 20, y + height / 2, { count: 2 })
+      return
+    }
+  }
+
+  throw new Error(`no row shows ${word}`)
+}
+
+/** Ctrl+Shift+V as the browser itself understands it. */
+async function pasteByKeys (page) {
+  await page.tab.keyboard.down('Control')
+  await page.tab.keyboard.down('Shift')
+  await page.tab.keyboard.press('KeyV', { commands: ['Paste'] })
+  await page.tab.keyboard.up('Shift')
+  await page.tab.keyboard.up('Control')
+}
+
+async function assertNoOverflow (page) {
+  const wide = await page.tab.evaluate('document.documentElement.scrollWidth > innerWidth')
+  assert.equal(wide, false, 'the page is wider than the screen')
+}

@@ -2,51 +2,93 @@
 # All checks of the project: format, lints, documentation, tests, interoperability.
 #
 # ./test.sh            everything
-# ./test.sh quick      without the interoperability set
+# ./test.sh quick      without the interoperability set; installs nothing
+# ./test.sh --help     this text
 #
 # Installs what it needs where it may (Debian packages when root, npm packages in interop/js). On a machine where it
-# may not, it says what is missing; with CI=true that is a failure.
+# may not, it says what is missing and skips what needs it; with CI=true that is a failure. Builds in ./target.
 set -euo pipefail
 cd "$(dirname "$0")"
 export CARGO_TERM_COLOR=never
 
+usage() {
+    sed -n '2,/^set /s/^# \{0,1\}//p' test.sh
+}
+
+quick=false
+for argument in "$@"; do
+    case $argument in
+        quick) quick=true ;;
+        -h | --help) usage; exit 0 ;;
+        *)
+            printf 'unknown argument: %s\n\n' "$argument" >&2
+            usage >&2
+            exit 2
+            ;;
+    esac
+done
+
+# The interoperability set takes its programs from there.
+if [ -n "${CARGO_TARGET_DIR:-}" ] && [ "$CARGO_TARGET_DIR" != "$PWD/target" ]; then
+    printf 'CARGO_TARGET_DIR=%s is not used: this builds in %s\n' "$CARGO_TARGET_DIR" "$PWD/target" >&2
+fi
+export CARGO_TARGET_DIR=$PWD/target
+
 passed=0
-failed=0
+failed=()
+# Names of steps that left something out; and what the current one has.
+skipped=()
+absent=
 
 step() {
     local name=$1
     shift
     local start=$SECONDS
+    absent=
     printf '\n== %s\n' "$name"
-    if "$@"; then
+    if ! "$@"; then
+        failed+=("$name")
+        printf -- '-- %s: FAILED, %d s\n' "$name" $((SECONDS - start))
+    elif [ -n "$absent" ]; then
+        skipped+=("$name")
+        printf -- '-- %s: SKIPPED in part or whole, %d s\n' "$name" $((SECONDS - start))
+    else
         passed=$((passed + 1))
         printf -- '-- %s: ok, %d s\n' "$name" $((SECONDS - start))
-    else
-        failed=$((failed + 1))
-        printf -- '-- %s: FAILED, %d s\n' "$name" $((SECONDS - start))
     fi
 }
 
 missing() {
+    absent=yes
     printf 'missing: %s\n' "$1" >&2
     [ "${CI:-}" != true ]
 }
 
+# Whether one of these programs can be run.
+any_of() {
+    local program
+    for program in "$@"; do
+        ! command -v "$program" >/dev/null || return 0
+    done
+    return 1
+}
+
+# The browsers are looked for as interop/js/run.mjs does it.
 need_packages() {
-    local absent=()
-    command -v chromium >/dev/null || absent+=(chromium)
-    command -v firefox-esr >/dev/null || absent+=(firefox-esr)
-    command -v ip >/dev/null || absent+=(iproute2)
-    [ ${#absent[@]} -eq 0 ] && return 0
-    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
-        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${absent[@]}" >/dev/null && return 0
+    local packages=()
+    any_of ${CHROMIUM:-chromium chromium-browser google-chrome google-chrome-stable} || packages+=(chromium)
+    any_of ${FIREFOX:-firefox-esr firefox} || packages+=(firefox-esr)
+    any_of ip || packages+=(iproute2)
+    [ ${#packages[@]} -gt 0 ] || return 0
+    if [ "$(id -u)" -eq 0 ] && any_of apt-get; then
+        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null && return 0
     fi
-    missing "Debian packages ${absent[*]} (needed by the browser part of the interoperability set)"
+    missing "Debian packages ${packages[*]} (needed by the browser part of the interoperability set)"
 }
 
 need_npm() {
-    command -v npm >/dev/null || { missing "Node.js 20 with npm (needed by interop/js)"; return; }
-    (cd interop/js && npm ci --no-audit --no-fund --loglevel=error)
+    any_of npm || { missing "Node.js 20 with npm (needed by interop/js)"; return; }
+    (cd interop/js && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
 }
 
 documentation() {
@@ -78,11 +120,19 @@ step "format" cargo fmt --all --check
 step "lints" cargo clippy --quiet --workspace --all-targets -- -D warnings
 step "documentation" documentation
 step "tests" tests
-if [ "${1:-}" != quick ]; then
+if ! $quick; then
     step "packages" need_packages
     step "npm packages" need_npm
     step "interoperability" interoperability
 fi
 
-printf '\n%d passed, %d failed\n' "$passed" "$failed"
-[ "$failed" -eq 0 ]
+# Names in one line.
+list() {
+    printf ': %s' "$1"
+    shift
+    [ $# -eq 0 ] || printf ', %s' "$@"
+}
+
+printf '\n%d passed\n' "$passed"
+[ ${#skipped[@]} -eq 0 ] || printf '%d skipped%s\n' "${#skipped[@]}" "$(list "${skipped[@]}")"
+[ ${#failed[@]} -eq 0 ] || { printf '%d failed%s\n' "${#failed[@]}" "$(list "${failed[@]}")"; exit 1; }

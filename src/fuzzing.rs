@@ -1,10 +1,15 @@
 //! Bodies of the fuzz targets in `fuzz/`: one function per parser that reads what a stranger sent.
 //!
 //! They live here, and not in the targets, so that they are compiled and refactored with the code they call and so
-//! that `tests/fuzz_corpus.rs` can replay the committed samples. A function panics if the parser breaks a promise;
-//! that bytes are refused is no failure. Nothing else calls this module and it is no part of the API.
+//! that the tests can replay the committed samples. A function panics if the parser breaks a promise; that bytes are
+//! refused is no failure. Nothing else calls this module, it is no part of the API, and it is compiled for tests and with
+//! the internal feature `__fuzzing` only.
 
+#[cfg(test)]
+mod corpus;
 mod endpoint;
+#[cfg(feature = "socketpipe")]
+mod socketpipe;
 
 use bytes::{Bytes, BytesMut};
 use libp2p_core::Multiaddr;
@@ -13,6 +18,7 @@ use crate::{
     proto::{
         credentials, dcep,
         frame::{self, Frame, FrameDecoder, FrameError},
+        hello::{self, ClientHello},
         stun::{self, Message},
     },
     transport::addr,
@@ -56,6 +62,20 @@ pub fn stun(data: &[u8]) {
         }
         Ok(Message::Other) | Err(_) => {}
     }
+}
+
+/// The first DTLS datagram of an address.
+pub fn client_hello(data: &[u8]) {
+    let Some(hello) = ClientHello::read(data) else {
+        return;
+    };
+    assert!(data.windows(32).any(|part| part == hello.random));
+    let request = hello::verify_request(&hello, &[7; 32]);
+    assert_eq!(request.len(), hello::VERIFY_LEN);
+    let earlier = hello::earlier_hello(&hello, hello.message_seq);
+    let again = ClientHello::read(&earlier).expect("our own is read");
+    assert_eq!((again.random, again.message_seq), (hello.random, hello.message_seq));
+    assert!(again.cookie.is_empty());
 }
 
 /// The USERNAME of a first packet.
@@ -143,4 +163,20 @@ pub fn multiaddr(data: &[u8]) {
         let again = addr::parse_dial(&announced).expect("an announced address can be dialed");
         assert_eq!(again.certhashes, dial.certhashes);
     }
+}
+
+/// Frames of SocketPipe on a byte stream.
+#[cfg(feature = "socketpipe")]
+pub fn socketpipe_frame(data: &[u8]) {
+    socketpipe::codec(data);
+}
+
+/// A SocketPipe session whose peer may send anything at any time.
+#[cfg(feature = "socketpipe")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "virtual time needs a beginning, and there is no other way to make an instant"
+)]
+pub fn socketpipe_session(data: &[u8]) {
+    socketpipe::session(data, std::time::Instant::now());
 }

@@ -1,9 +1,12 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+#[cfg(any(test, feature = "__fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod proto;
+#[cfg(feature = "socketpipe")]
+pub mod socketpipe;
 mod transport;
 
 pub use transport::{

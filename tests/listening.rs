@@ -12,7 +12,11 @@ use libp2p_core::{
     multiaddr::Protocol,
     transport::{ListenerId, TransportError, TransportEvent},
 };
-use libp2p_rtc::{Connection, Error};
+use libp2p_rtc::{Certificate, Config, Connection, Error, Transport};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 #[tokio::test]
 async fn announces_a_concrete_address_with_its_port_and_certhash() {
@@ -27,7 +31,7 @@ async fn announces_a_concrete_address_with_its_port_and_certhash() {
 async fn announces_the_same_certhash_after_a_restart() {
     let keypair = libp2p_identity::Keypair::generate_ed25519();
     let hashes = [0, 1].map(|_| {
-        let config = libp2p_rtc::Config::new(&keypair);
+        let config = Config::new(&keypair);
         config.certificate().certhash()
     });
     assert_eq!(hashes[0], hashes[1]);
@@ -233,7 +237,7 @@ async fn a_removed_listener_accepts_nobody_and_keeps_its_connections() {
     let (mut listener, mut early, mut late) = (
         Node::new(),
         Node::new(),
-        Node::with(|config| config.with_handshake_timeout(std::time::Duration::from_millis(500))),
+        Node::with(|config| config.with_handshake_timeout(Duration::from_millis(500))),
     );
     let (id, addr) = listener.listen(LOOPBACK).await;
     let pair = complete(early.dial(&addr, DIAL), &mut listener).await;
@@ -249,6 +253,143 @@ async fn a_removed_listener_accepts_nobody_and_keeps_its_connections() {
         "{error:?}"
     );
     exchange(dialer, accepted).await;
+}
+
+#[tokio::test]
+async fn a_removed_listener_can_be_listened_on_again_while_its_connections_live() {
+    let (mut listener, mut early, mut late) = (Node::new(), Node::new(), Node::new());
+    let (id, addr) = listener.listen(LOOPBACK).await;
+    let socket = format!("/ip4/127.0.0.1/udp/{}/webrtc-direct", port(&addr));
+    let old = complete(early.dial(&addr, DIAL), &mut listener).await;
+
+    for removed in [id, ListenerId::next()] {
+        listener.transport.remove_listener(removed);
+    }
+    // At once, and when the transport has forgotten the listener.
+    let again = ListenerId::next();
+    listener
+        .transport
+        .listen_on(again, socket.parse().unwrap())
+        .unwrap();
+    assert!(listener.transport.remove_listener(again));
+    while listener.now().is_some() {}
+    let (_, addr_again) = listener.listen(&socket).await;
+
+    assert_eq!(addr_again, addr);
+    let new = complete(late.dial(&addr, DIAL), &mut listener).await;
+    assert_eq!(new.dialer.as_ref().unwrap().0, listener.peer);
+    for pair in [old, new] {
+        exchange(pair.dialer.unwrap().1, pair.listener.unwrap().1).await;
+    }
+    // The socket still ends with its last user.
+    drop(listener);
+    becomes_free(("127.0.0.1", port(&addr))).await;
+}
+
+#[tokio::test]
+async fn a_dial_is_remembered_over_the_pause_of_its_listener() {
+    let (mut listener, mut dialer) = (Node::new(), Node::new());
+    let (_, addr) = listener.listen(LOOPBACK).await;
+    let (id, own) = dialer.listen(LOOPBACK).await;
+    let first = complete(dialer.dial(&addr, DIAL), &mut listener).await;
+    assert_eq!(port(&first.source), port(&own));
+    dialer.transport.remove_listener(id);
+    while dialer.now().is_some() {}
+    let socket = format!("/ip4/127.0.0.1/udp/{}/webrtc-direct", port(&own));
+    dialer.listen(&socket).await;
+    close(first.dialer.unwrap().1).await;
+    let second = complete(dialer.dial(&addr, DIAL), &mut listener).await;
+    assert_ne!(port(&second.source), port(&own));
+}
+
+#[tokio::test]
+async fn a_link_local_address_needs_a_scope() {
+    let mut node = Node::new();
+    let error = node
+        .transport
+        .listen_on(
+            ListenerId::next(),
+            "/ip6/fe80::1/udp/0/webrtc-direct".parse().unwrap(),
+        )
+        .unwrap_err();
+    assert!(
+        matches!(error, TransportError::Other(Error::MissingScope)),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn one_lowered_limit_does_not_need_another() {
+    for change in [
+        |config: Config| config.with_max_streams(4),
+        |config: Config| config.with_max_handshakes(10),
+        |config: Config| config.with_max_handshakes(100_000),
+        |config: Config| config.with_receive_window(64 * 1024),
+        |config: Config| config.with_idle_timeout(Duration::from_secs(8)),
+        |config: Config| config.with_max_connection_buffer(32 * 1024),
+        |config: Config| config.with_max_send_buffer(4096),
+        |config: Config| config.with_fin_ack_timeout(Duration::from_millis(50)),
+    ] {
+        let (mut listener, mut dialer) = (Node::with(change), Node::new());
+        let (_, addr) = listener.listen(LOOPBACK).await;
+        let pair = complete(dialer.dial(&addr, DIAL), &mut listener).await;
+        exchange(pair.dialer.unwrap().1, pair.listener.unwrap().1).await;
+    }
+}
+
+/// What is logged while `act` runs.
+fn logged(act: impl FnOnce()) -> String {
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Log {
+        fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+            self.0
+                .lock()
+                .expect("no panic in here")
+                .extend_from_slice(text);
+            Ok(text.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, act);
+    let text = log.0.lock().unwrap().clone();
+    String::from_utf8(text).unwrap()
+}
+
+#[tokio::test]
+async fn warns_once_that_the_addresses_of_an_rsa_identity_will_change() {
+    let blocks = pem::parse_many(include_str!(
+        "../src/transport/certificate/testdata/openssl-rsa.pem"
+    ));
+    let blocks = blocks.unwrap();
+    let key = blocks.iter().find(|block| block.tag() == "PRIVATE KEY");
+    let mut key = key.unwrap().contents().to_vec();
+    let rsa = libp2p_identity::Keypair::rsa_from_pkcs8(&mut key).unwrap();
+    let ed25519 = libp2p_identity::Keypair::generate_ed25519();
+    let listen_twice = |config| {
+        logged(|| {
+            let mut transport = Transport::new(config);
+            for _ in 0..2 {
+                transport
+                    .listen_on(ListenerId::next(), LOOPBACK.parse().unwrap())
+                    .unwrap();
+            }
+        })
+    };
+
+    let text = listen_twice(Config::new(&rsa));
+    assert_eq!(text.matches("certhash").count(), 1, "{text}");
+    let stored = Config::new(&rsa).with_certificate(Certificate::generate());
+    assert_eq!(listen_twice(stored), "");
+    assert_eq!(listen_twice(Config::new(&ed25519)), "");
 }
 
 /// Opens a stream on one end and sends a byte to the other.

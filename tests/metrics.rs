@@ -7,6 +7,7 @@ use common::{DIAL, LOOPBACK, Node, accept, close, complete, open, soon};
 use futures::{AsyncReadExt as _, AsyncWriteExt as _};
 use libp2p_rtc::Metrics;
 use prometheus_client::{encoding::text, registry::Registry};
+use std::time::Instant;
 
 /// The value of a metric, given its name and labels as the text format has them; 0 if it is not there (yet).
 fn value(registry: &Registry, metric: &str) -> f64 {
@@ -62,13 +63,13 @@ async fn count_connections_and_streams_up_and_down() {
     assert!(
         value(
             &of_dialer,
-            "libp2p_rtc_traffic_bytes_total{direction=\"Out\"}"
+            "libp2p_rtc_traffic_bytes_total{direction=\"out\"}"
         ) > 100_000.0
     );
     assert!(
         value(
             &of_listener,
-            "libp2p_rtc_traffic_bytes_total{direction=\"In\"}"
+            "libp2p_rtc_traffic_bytes_total{direction=\"in\"}"
         ) > 100_000.0
     );
 
@@ -89,16 +90,50 @@ async fn time_every_phase_of_both_sides() {
     let pair = complete(dialer.dial(&addr, DIAL), &mut listener).await;
     assert!(pair.dialer.is_ok() && pair.listener.is_ok());
     for (registry, side, phases) in [
-        (&of_dialer, "Dialer", &["Ice", "Dtls", "Sctp", "Noise"][..]),
-        (&of_listener, "Listener", &["Dtls", "Sctp", "Noise"]),
+        (&of_dialer, "dialer", &["ice", "dtls", "sctp", "noise"][..]),
+        (&of_listener, "listener", &["dtls", "sctp", "noise"]),
     ] {
         reaches(registry, "libp2p_rtc_handshakes", 0.0).await;
         for phase in phases {
             let metric = format!(
-                "libp2p_rtc_handshake_phase_duration_seconds_count{{side=\"{side}\",phase=\"{phase}\",outcome=\"Ok\"}}"
+                "libp2p_rtc_handshake_phase_duration_seconds_count{{side=\"{side}\",phase=\"{phase}\",outcome=\"ok\"}}"
             );
             reaches(registry, &metric, 1.0).await;
         }
+    }
+}
+
+#[tokio::test]
+async fn sample_the_round_trip_time_of_a_connection_in_use_now_and_then() {
+    const SAMPLES: &str = "libp2p_rtc_rtt_seconds_count";
+    #[expect(clippy::disallowed_methods, reason = "real time is what is bounded")]
+    let start = Instant::now();
+    let (mut of_listener, mut of_dialer) = (Registry::default(), Registry::default());
+    let mut listener = measured_node(&mut of_listener);
+    let mut dialer = measured_node(&mut of_dialer);
+    let (_, addr) = listener.listen(LOOPBACK).await;
+    let pair = complete(dialer.dial(&addr, DIAL), &mut listener).await;
+    let (mut dialed, mut accepted) = (pair.dialer.unwrap().1, pair.listener.unwrap().1);
+    let mut stream = open(&mut dialed).await;
+    stream.write_all(b"!").await.unwrap();
+    let mut other = accept(&mut accepted).await;
+    other.read_exact(&mut [0]).await.unwrap();
+    for _ in 0..100 {
+        stream.write_all(b"x").await.unwrap();
+        soon(other.read_exact(&mut [0])).await.unwrap();
+        other.write_all(b"x").await.unwrap();
+        soon(stream.read_exact(&mut [0])).await.unwrap();
+    }
+    // The streams are still open.
+    for registry in [&of_listener, &of_dialer] {
+        soon(async {
+            while value(registry, SAMPLES) == 0.0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let at_most = 1.0 + start.elapsed().as_secs_f64() / 5.0;
+        assert!(value(registry, SAMPLES) <= at_most);
     }
 }
 

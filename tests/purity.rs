@@ -1,7 +1,7 @@
 //! The protocol core stays pure: no input or output, no clock, no randomness of its own, nothing unsafe.
 //!
-//! Reads the sources of `src/proto` and looks for what must not be named there; tests of the core are exempt. Also
-//! keeps the files small enough to be read.
+//! Reads the sources of `src/proto`, and of the codec and session engine of SocketPipe, and looks for what must not be
+//! named there; tests are exempt. Also keeps the files small enough to be read.
 
 use std::{
     fs,
@@ -45,13 +45,25 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-fn sources_of(folder: &str) -> Vec<(PathBuf, String)> {
+/// What has to be pure: folders or single files.
+const CORE: [&str; 6] = [
+    "src/proto",
+    "src/socketpipe/session",
+    "src/socketpipe/codec",
+    "src/socketpipe/codec.rs",
+    "src/socketpipe/frame.rs",
+    "src/socketpipe/code.rs",
+];
+
+fn sources_of(place: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
-    sources(
-        &Path::new(env!("CARGO_MANIFEST_DIR")).join(folder),
-        &mut found,
-    );
-    assert!(!found.is_empty(), "{folder} has sources");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(place);
+    if path.is_file() {
+        found.push(path);
+    } else {
+        sources(&path, &mut found);
+    }
+    assert!(!found.is_empty(), "{place} has sources");
     let read = |path: PathBuf| {
         let text = fs::read_to_string(&path).expect("a source is text");
         (path, text)
@@ -75,7 +87,7 @@ fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
 #[test]
 fn the_core_names_no_runtime_socket_clock_or_dice() {
     let mut faults = Vec::new();
-    for (path, text) in sources_of("src/proto") {
+    for (path, text) in CORE.into_iter().flat_map(sources_of) {
         for (number, line) in code(&text) {
             // The names of the protocol on the wire are not the crate.
             let line = line
@@ -97,6 +109,28 @@ fn the_core_uses_nothing_of_the_shell() {
     for (path, text) in sources_of("src/proto") {
         for (number, line) in code(&text) {
             if line.contains("crate::") && !line.contains("crate::proto") {
+                faults.push(format!("{}:{number}: {}", path.display(), line.trim()));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn the_session_engine_uses_nothing_of_its_drivers() {
+    let parts = ["code", "codec", "frame", "session"];
+    let mut faults = Vec::new();
+    for (path, text) in CORE.into_iter().skip(1).flat_map(sources_of) {
+        for (number, line) in code(&text) {
+            let mut uses = line
+                .match_indices("crate::")
+                .map(|(at, word)| &line[at + word.len()..]);
+            let allowed = |used: &str| {
+                used.strip_prefix("socketpipe::").is_some_and(|used| {
+                    used.starts_with('{') || parts.iter().any(|part| used.starts_with(part))
+                })
+            };
+            if !uses.all(allowed) {
                 faults.push(format!("{}:{number}: {}", path.display(), line.trim()));
             }
         }

@@ -12,12 +12,20 @@ use libp2p_stream::Control;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    Behaviour, BehaviourEvent, Options, USAGE, chain, farewell::farewell, print, protocols, quote,
+    Behaviour, BehaviourEvent,
+    command_line::Options,
+    farewell::farewell,
+    output::{chain, print, quote},
+    protocols,
+    stop::stop_signal,
     swarm,
 };
 
-/// A peer that answers no ping and no identify request for so long has failed.
+/// Connecting, identify and the first ping together take no longer, or the peer has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Added for each further ping.
+const PATIENCE_PER_PING: Duration = Duration::from_secs(1);
 
 /// What the swarm has to say to the one who waits for it.
 enum News {
@@ -30,14 +38,18 @@ enum News {
 
 #[expect(clippy::disallowed_methods, reason = "an example measures real time")]
 pub(crate) async fn run(mut options: Options) -> Result<(), Box<dyn Error>> {
+    let stop_signal = stop_signal()?;
     let mut swarm = swarm(&options)?;
     let control = swarm.behaviour().stream.new_control();
     let start = Instant::now();
-    swarm.dial(options.addr.take().ok_or(USAGE)?)?;
+    swarm.dial(options.addr.take().ok_or("there is no address to dial")?)?;
     let (sender, news) = mpsc::channel(64);
     let (stop, stopped) = oneshot::channel();
     let driver = tokio::spawn(drive(swarm, sender, stopped));
-    let outcome = check(&options, &control, news, start).await;
+    let outcome = tokio::select! {
+        outcome = check(&options, &control, news, start) => outcome,
+        () = stop_signal => Err("stopped by a signal before everything was done".into()),
+    };
     drop(stop);
     farewell(driver.await?).await;
     outcome
@@ -68,8 +80,40 @@ async fn check(
     news: mpsc::Receiver<News>,
     start: Instant,
 ) -> Result<(), Box<dyn Error>> {
-    let peer = first_contact(news, start, options.pings.unwrap_or(1)).await?;
+    let pings = options.pings.unwrap_or(1);
+    let patience =
+        PATIENCE + PATIENCE_PER_PING.saturating_mul(u32::try_from(pings).unwrap_or(u32::MAX));
+    let mut progress = Progress::default();
+    let contact = first_contact(news, start, pings, &mut progress);
+    let contact = tokio::time::timeout(patience, contact).await;
+    let peer = match contact {
+        Ok(peer) => peer?,
+        Err(_) => return Err(progress.missing(pings, patience).into()),
+    };
     try_streams(options, control, peer).await
+}
+
+/// How far the first contact has come.
+#[derive(Default)]
+struct Progress {
+    peer: Option<PeerId>,
+    identified: bool,
+    pinged: usize,
+}
+
+impl Progress {
+    /// What the peer still owes us.
+    fn missing(&self, pings: usize, patience: Duration) -> String {
+        let seconds = patience.as_secs();
+        if self.peer.is_none() {
+            format!("no connection after {seconds} s")
+        } else if !self.identified {
+            format!("the peer has not identified itself after {seconds} s")
+        } else {
+            let pinged = self.pinged;
+            format!("--pings {pings}: the peer has answered {pinged} after {seconds} s")
+        }
+    }
 }
 
 /// Waits until the connection is up, the peer has identified itself and has answered `pings` pings.
@@ -77,34 +121,33 @@ async fn first_contact(
     mut news: mpsc::Receiver<News>,
     start: Instant,
     pings: usize,
+    progress: &mut Progress,
 ) -> Result<PeerId, Box<dyn Error>> {
-    let (mut peer, mut identified, mut pinged) = (None, false, 0);
     loop {
-        if let Some(peer) = peer
-            && identified
-            && pinged >= pings
+        if let Some(peer) = progress.peer
+            && progress.identified
+            && progress.pinged >= pings
         {
             return Ok(peer);
         }
-        let waited = tokio::time::timeout(PATIENCE, news.recv()).await;
-        match waited.map_err(|_| "the peer does not answer")? {
+        match news.recv().await {
             Some(News::Connected(id)) => {
-                peer = Some(id);
+                progress.peer = Some(id);
                 print(&format!(
                     "{{\"result\":\"connected\",\"ms\":{:.1},\"peer\":\"{id}\"}}",
                     ms(start.elapsed())
                 ))?;
             }
-            Some(News::Identified(info)) if !identified => {
-                identified = true;
+            Some(News::Identified(info)) if !progress.identified => {
+                progress.identified = true;
                 print(&format!(
                     "{{\"result\":\"identify\",\"agent\":{},\"protocols\":{}}}",
                     quote(&info.agent_version),
                     info.protocols.len()
                 ))?;
             }
-            Some(News::Pinged(rtt)) if pinged < pings => {
-                pinged += 1;
+            Some(News::Pinged(rtt)) if progress.pinged < pings => {
+                progress.pinged += 1;
                 print(&format!(
                     "{{\"result\":\"ping\",\"rtt_ms\":{:.3}}}",
                     ms(rtt)
@@ -126,7 +169,8 @@ async fn try_streams(
 ) -> Result<(), Box<dyn Error>> {
     if options.echo > 0 {
         let start = Instant::now();
-        protocols::check_echo(control.clone(), peer, options.echo).await?;
+        let echo = protocols::check_echo(control.clone(), peer, options.echo).await;
+        echo.map_err(|error| format!("--echo {}: {}", options.echo, chain(error.as_ref())))?;
         let took = start.elapsed();
         print(&format!(
             "{{\"result\":\"echo\",\"bytes\":{},\"ms\":{:.1},\"mib_per_s\":{:.1}}}",
@@ -137,7 +181,9 @@ async fn try_streams(
     }
     if options.streams > 0 {
         let start = Instant::now();
-        protocols::check_streams(control, peer, options.streams).await?;
+        let streams = protocols::check_streams(control, peer, options.streams).await;
+        streams
+            .map_err(|error| format!("--streams {}: {}", options.streams, chain(error.as_ref())))?;
         print(&format!(
             "{{\"result\":\"streams\",\"in_turn\":{0},\"parallel\":{0},\"ms\":{1:.1}}}",
             options.streams,
@@ -158,9 +204,12 @@ fn interpret(event: SwarmEvent<BehaviourEvent>) -> Option<News> {
         SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
             info, ..
         })) => Some(News::Identified(Box::new(info))),
+        SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Error {
+            error, ..
+        })) => Some(News::Failed(format!("identify: {}", chain(&error)))),
         SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => Some(match event.result {
             Ok(rtt) => News::Pinged(rtt),
-            Err(error) => News::Failed(chain(&error)),
+            Err(error) => News::Failed(format!("ping: {}", chain(&error))),
         }),
         _ => None,
     }

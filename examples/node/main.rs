@@ -5,23 +5,25 @@
 //!
 //! Every result is one line of JSON on stdout; what went wrong is on stderr, and then the exit status is not 0.
 //! `listen` ends on SIGINT or SIGTERM. Both commands close their connections before they exit.
-#![expect(clippy::print_stdout, reason = "the results go there")]
 
+mod command_line;
 mod dial;
 mod farewell;
 mod listen;
+mod output;
 mod protocols;
 mod serve;
+mod stop;
 
-use std::{error::Error, io::Write as _, process::ExitCode, time::Duration};
+use std::{error::Error, process::ExitCode, time::Duration};
 
-use libp2p::{
-    Multiaddr, Swarm, SwarmBuilder, identify, identity::Keypair, ping, swarm::NetworkBehaviour,
+use libp2p::{Swarm, SwarmBuilder, identify, identity::Keypair, ping, swarm::NetworkBehaviour};
+use libp2p_rtc::{Config, Transport};
+
+use crate::{
+    command_line::{Command, Options},
+    output::{Closed, chain, complain},
 };
-use libp2p_rtc::{Config, DialMode, Transport};
-
-const USAGE: &str = "usage: node listen [MULTIADDR] [--seed N]
-       node dial MULTIADDR [--ice auto|v1|v2] [--pings N] [--echo BYTES] [--streams N] [--seed N]";
 
 /// How long a connection without streams stays: the program that dials says when it is over.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -36,17 +38,6 @@ pub(crate) struct Behaviour {
     stream: libp2p_stream::Behaviour,
 }
 
-/// The command line.
-#[derive(Default)]
-pub(crate) struct Options {
-    addr: Option<Multiaddr>,
-    seed: Option<u64>,
-    ice: DialMode,
-    pings: Option<usize>,
-    echo: usize,
-    streams: usize,
-}
-
 #[tokio::main]
 async fn main() -> ExitCode {
     tracing_subscriber::fmt()
@@ -55,50 +46,21 @@ async fn main() -> ExitCode {
         .init();
     match run().await {
         Ok(()) => ExitCode::SUCCESS,
+        // The reader of the results has seen enough.
+        Err(error) if error.is::<Closed>() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("node: {}", chain(error.as_ref()));
+            complain(&chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
 }
 
 async fn run() -> Result<(), Box<dyn Error>> {
-    let mut args = std::env::args().skip(1);
-    let command = args.next().ok_or(USAGE)?;
-    let options = parse(args)?;
-    match command.as_str() {
-        "listen" => listen::run(options).await,
-        "dial" => dial::run(options).await,
-        _ => Err(USAGE.into()),
+    match command_line::parse(std::env::args().skip(1))? {
+        Command::Help => output::print(command_line::USAGE),
+        Command::Listen(options) => listen::run(options).await,
+        Command::Dial(options) => dial::run(options).await,
     }
-}
-
-/// The options after the command.
-fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, Box<dyn Error>> {
-    let mut options = Options::default();
-    while let Some(arg) = args.next() {
-        if !arg.starts_with("--") {
-            options.addr = Some(arg.parse()?);
-            continue;
-        }
-        let value = args.next().ok_or(USAGE)?;
-        match arg.as_str() {
-            "--seed" => options.seed = Some(value.parse()?),
-            "--ice" => {
-                options.ice = match value.as_str() {
-                    "auto" => DialMode::Auto,
-                    "v1" => DialMode::V1,
-                    "v2" => DialMode::V2,
-                    _ => return Err(USAGE.into()),
-                }
-            }
-            "--pings" => options.pings = Some(value.parse()?),
-            "--echo" => options.echo = value.parse()?,
-            "--streams" => options.streams = value.parse()?,
-            _ => return Err(USAGE.into()),
-        }
-    }
-    Ok(options)
 }
 
 /// A node with our transport and nothing else.
@@ -135,38 +97,4 @@ fn identity(seed: Option<u64>) -> Result<Keypair, Box<dyn Error>> {
     let mut bytes = [0; 32];
     bytes[24..].copy_from_slice(&seed.to_be_bytes());
     Ok(Keypair::ed25519_from_bytes(bytes)?)
-}
-
-/// One result. Flushed, for a reader at the other end of a pipe waits for it.
-pub(crate) fn print(json: &str) -> std::io::Result<()> {
-    println!("{json}");
-    std::io::stdout().flush()
-}
-
-/// Text of a peer as a JSON string.
-pub(crate) fn quote(text: &str) -> String {
-    let mut json = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => json.extend(['\\', c]),
-            c if c.is_control() => json.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => json.push(c),
-        }
-    }
-    json.push('"');
-    json
-}
-
-/// An error with all its causes.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let error_text = error.to_string();
-        if !text.contains(&error_text) {
-            text = format!("{text}: {error_text}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -8,13 +8,16 @@ use futures::{
 use libp2p::{PeerId, Stream, StreamProtocol};
 use libp2p_stream::Control;
 
-use crate::serve::Service;
+use crate::{output::chain, serve::Service};
 
 const ECHO: StreamProtocol = StreamProtocol::new("/echo/1.0.0");
 const PERF: StreamProtocol = StreamProtocol::new("/perf/1.0.0");
 
 /// The size of one read or write.
 const CHUNK: usize = 64 * 1024;
+
+/// How long all streams of `--streams` at once may take.
+const AT_ONCE: Duration = Duration::from_secs(120);
 
 /// What every node serves.
 pub(crate) static SERVED: [Service; 2] = [
@@ -118,10 +121,22 @@ pub(crate) async fn check_streams(
     peer: PeerId,
     count: usize,
 ) -> Result<(), Box<dyn Error>> {
-    for _ in 0..count {
-        check_echo(control.clone(), peer, 16).await?;
+    for number in 0..count {
+        check_stream(control, peer, number).await?;
     }
-    let all = (0..count).map(|_| check_echo(control.clone(), peer, 16));
-    tokio::time::timeout(Duration::from_secs(120), try_join_all(all)).await??;
-    Ok(())
+    let all = (0..count).map(|number| check_stream(control, peer, number));
+    match tokio::time::timeout(AT_ONCE, try_join_all(all)).await {
+        Ok(outcome) => outcome.map(drop),
+        Err(_) => Err(format!("not done at once after {} s", AT_ONCE.as_secs()).into()),
+    }
+}
+
+/// A short echo; the reason names the stream.
+async fn check_stream(
+    control: &Control,
+    peer: PeerId,
+    number: usize,
+) -> Result<(), Box<dyn Error>> {
+    let echo = check_echo(control.clone(), peer, 16).await;
+    echo.map_err(|error| format!("stream {number}: {}", chain(error.as_ref())).into())
 }

@@ -34,7 +34,7 @@ impl Pair {
             reason = "an arbitrary origin for virtual time"
         )]
         let now = Instant::now();
-        let certificate = Certificate::generate(&mut StdRng::seed_from_u64(1));
+        let certificate = Certificate::generate_with(&mut StdRng::seed_from_u64(1));
         let identity = || Identity {
             certificate_der: certificate.certificate_der().to_vec(),
             private_key_der: certificate.private_key_der().to_vec(),

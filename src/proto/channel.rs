@@ -12,6 +12,9 @@ use super::{
     frame::{Flag, Frame, FrameDecoder},
 };
 
+/// What a piece of data costs beside its bytes while it waits to be read; counted, so that many tiny ones cannot eat
+/// memory.
+const PIECE_OVERHEAD: usize = 64;
 /// Messages kept from before the channel's OPEN.
 const MAX_EARLY_MESSAGES: usize = 8;
 /// Their bytes.
@@ -63,6 +66,8 @@ pub(crate) enum Link {
 pub(crate) struct Reaction {
     /// FIN arrived: acknowledge it.
     pub(crate) fin_received: bool,
+    /// It arrived again: acknowledge it, unless an acknowledgement is still on its way.
+    pub(crate) fin_repeated: bool,
     /// The peer broke the framing: tell it with RESET and close the channel.
     pub(crate) reset: bool,
     /// There is something new to read.
@@ -76,11 +81,21 @@ pub(crate) struct Reaction {
 impl Reaction {
     fn merge(&mut self, other: Self) {
         self.fin_received |= other.fin_received;
+        self.fin_repeated |= other.fin_repeated;
         self.reset |= other.reset;
         self.readable |= other.readable;
         self.send_changed |= other.send_changed;
         self.prefix_alone |= other.prefix_alone;
     }
+}
+
+/// Bytes that a channel holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Charge {
+    /// All of them, and what they cost beside.
+    pub(crate) buffered: usize,
+    /// Those among them that came before the OPEN.
+    pub(crate) early: usize,
 }
 
 /// One channel.
@@ -116,6 +131,8 @@ pub(crate) struct Channel {
     pub(crate) timer: Option<Instant>,
     /// When the application last took bytes.
     pub(crate) last_read: Option<Instant>,
+    /// When the last message came.
+    pub(crate) last_message: Option<Instant>,
     unordered: bool,
     max_frame: usize,
     decoder: FrameDecoder,
@@ -143,6 +160,7 @@ impl Channel {
             owes_fin_ack: false,
             timer: None,
             last_read: None,
+            last_message: None,
             unordered: false,
             max_frame,
             decoder: FrameDecoder::new(max_frame),
@@ -187,7 +205,7 @@ impl Channel {
     }
 
     fn keep_early(&mut self, message: Bytes) -> Reaction {
-        let held: usize = self.early.iter().map(Bytes::len).sum();
+        let held = self.early_len();
         if self.early.len() >= MAX_EARLY_MESSAGES || held + message.len() > MAX_EARLY_BYTES {
             return Reaction {
                 reset: true,
@@ -230,7 +248,7 @@ impl Channel {
     fn on_frame(&mut self, frame: Frame) -> Reaction {
         let mut reaction = Reaction::default();
         if !frame.message.is_empty() && self.receive == ReceiveHalf::Open {
-            self.received_len += frame.message.len();
+            self.received_len += frame.message.len() + PIECE_OVERHEAD;
             self.received.push_back(frame.message);
             reaction.readable = true;
         }
@@ -245,8 +263,10 @@ impl Channel {
     }
 
     fn on_fin(&mut self) -> Reaction {
+        let first = matches!(self.receive, ReceiveHalf::Open | ReceiveHalf::Discarding);
         let mut reaction = Reaction {
-            fin_received: true,
+            fin_received: first,
+            fin_repeated: !first,
             ..Reaction::default()
         };
         match self.receive {
@@ -293,6 +313,11 @@ impl Channel {
 
     /// The peer closed the data channel. Without FIN before it this is a reset.
     pub(crate) fn on_link_closed(&mut self) -> Reaction {
+        if self.link == Link::Early {
+            // Nobody was told of it and nobody will take it.
+            self.released = true;
+            self.early = Vec::new();
+        }
         self.link = Link::Closing;
         self.on_reset(None)
     }
@@ -335,7 +360,7 @@ impl Channel {
     /// The next bytes for the application, or why there are none.
     pub(crate) fn read(&mut self) -> Read {
         if let Some(bytes) = self.received.pop_front() {
-            self.received_len -= bytes.len();
+            self.received_len -= bytes.len() + PIECE_OVERHEAD;
             if self.received.is_empty() && self.received.capacity() > 32 {
                 self.received = VecDeque::new();
             }
@@ -350,12 +375,28 @@ impl Channel {
         }
     }
 
-    /// Bytes held: decoded and not read, and of the frame in progress.
-    pub(crate) fn buffered(&self) -> usize {
-        self.received_len + self.decoder.buffered()
+    fn early_len(&self) -> usize {
+        self.early
+            .iter()
+            .map(|message| message.len() + PIECE_OVERHEAD)
+            .sum()
     }
 
-    /// Decoded bytes that were not read.
+    /// Bytes held: from before the OPEN, decoded and not read, and of the frame in progress.
+    pub(crate) fn charge(&self) -> Charge {
+        let early = self.early_len();
+        Charge {
+            buffered: early + self.received_len + self.decoder.buffered(),
+            early,
+        }
+    }
+
+    /// Bytes of the frame in progress.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.decoder.buffered()
+    }
+
+    /// Decoded bytes that were not read, and what they cost beside.
     pub(crate) fn unread(&self) -> usize {
         self.received_len
     }

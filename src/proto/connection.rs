@@ -5,6 +5,7 @@
 //! datagram belongs to it is not its job. All input only changes state; [`Connection::process`] draws the
 //! consequences once for a whole batch, because acknowledgements sent once per batch are worth much throughput.
 
+mod addresses;
 mod channels;
 mod closing;
 mod handshake;
@@ -18,11 +19,14 @@ use std::{
 
 use rand::rngs::StdRng;
 
+pub(crate) use self::addresses::TooManyAddresses;
 use self::handshake::Unproven;
+#[cfg(test)]
+pub(crate) use self::transfer::Held;
 use super::{
     channel::Channel,
     config::Limits,
-    contact::{Checked, MAX_ANSWER, PeerCredentials},
+    contact::{Checked, PeerCredentials},
     engine::{
         dtls::{Dtls, DtlsContext, Path},
         sctp::{Sctp, SctpLimits},
@@ -34,13 +38,6 @@ use super::{
     prober::Prober,
     stun::{BindingRequest, BindingResponse},
 };
-
-/// How long an address without checks is kept: as long as consent lasts (RFC 7675 section 5.1).
-const ADDRESS_LIFETIME: Duration = Duration::from_secs(30);
-
-/// The peer has as many addresses as it may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TooManyAddresses;
 
 /// What a connection needs of its endpoint while it works.
 pub(crate) struct Context<'a> {
@@ -58,6 +55,17 @@ pub(crate) struct Context<'a> {
     pub(crate) phases: &'a mut VecDeque<HandshakePhase>,
 }
 
+/// What an inbound connection began with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    /// Where the ClientHello came from.
+    pub(crate) path: Path,
+    /// Its random, if that was in the first datagram.
+    pub(crate) random: Option<[u8; 32]>,
+    /// It brought a cookie that was sent to its address.
+    pub(crate) proven: bool,
+}
+
 /// Our half of ICE.
 #[derive(Debug)]
 enum Ice {
@@ -72,6 +80,8 @@ pub(crate) struct Connection {
     side: Side,
     remote: SocketAddr,
     origin: SocketAddr,
+    /// The random of the ClientHello it began with (listener).
+    random: Option<[u8; 32]>,
     local_ip: Option<IpAddr>,
     ice: Ice,
     dtls: Dtls,
@@ -105,6 +115,8 @@ pub(crate) struct Connection {
     read_queue: VecDeque<u16>,
     full: BTreeSet<u16>,
     buffered: usize,
+    /// The part of it that came before the OPEN of its channel.
+    early_buffered: usize,
     writers: VecDeque<u16>,
     channel_timers: BTreeSet<(Instant, u16)>,
     stall_check: Option<Instant>,
@@ -149,18 +161,24 @@ impl Connection {
     }
 
     /// An inbound connection whose ClientHello came from a checked address.
-    pub(crate) fn listener(path: Path, checked: Checked, dtls: Dtls, cx: &mut Context<'_>) -> Self {
+    pub(crate) fn listener(
+        origin: Origin,
+        checked: Checked,
+        dtls: Dtls,
+        cx: &mut Context<'_>,
+    ) -> Self {
         let mut this = Self::new(
             Side::Listener,
-            path.remote,
-            path.local_ip,
+            origin.path.remote,
+            origin.path.local_ip,
             Ice::Lite(checked.credentials),
             dtls,
             cx,
         );
         this.phase = Phase::Dtls;
+        this.random = origin.random;
         this.setup = Some(Box::new(Setup {
-            unproven: Some(Unproven::new(checked.received, checked.sent)),
+            unproven: (!origin.proven).then(|| Unproven::new(checked.received, checked.sent)),
             ..Setup::default()
         }));
         this
@@ -178,6 +196,7 @@ impl Connection {
             side,
             remote,
             origin: remote,
+            random: None,
             local_ip,
             ice,
             dtls,
@@ -208,6 +227,7 @@ impl Connection {
             read_queue: VecDeque::new(),
             full: BTreeSet::new(),
             buffered: 0,
+            early_buffered: 0,
             writers: VecDeque::new(),
             channel_timers: BTreeSet::new(),
             stall_check: None,
@@ -224,24 +244,9 @@ impl Connection {
         }
     }
 
-    /// The peer's current address.
-    pub(crate) fn remote(&self) -> SocketAddr {
-        self.remote
-    }
-
-    /// The address its first packet came from.
-    pub(crate) fn origin(&self) -> SocketAddr {
-        self.origin
-    }
-
     /// Our role.
     pub(crate) fn side(&self) -> Side {
         self.side
-    }
-
-    /// All addresses that lead here.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
-        std::iter::once(self.remote).chain(self.addresses.iter().map(|(address, _)| *address))
     }
 
     /// The peer's credentials, on the listener.
@@ -250,6 +255,11 @@ impl Connection {
             Ice::Lite(credentials) => Some(credentials),
             Ice::Prober(_) => None,
         }
+    }
+
+    /// Whether it began with the ClientHello that has this random.
+    pub(crate) fn began_with(&self, random: &[u8; 32]) -> bool {
+        self.random.as_ref() == Some(random)
     }
 
     /// Whether the set-up is still under way.
@@ -340,6 +350,10 @@ impl Connection {
             self.hold(datagram);
             return;
         }
+        if self.dtls.is_flooded(datagram) {
+            Self::drop_packet(cx, DropReason::HandshakeFlood);
+            return;
+        }
         if let Some(setup) = &mut self.setup {
             setup.heard_dtls = true;
             setup.hello = Vec::new();
@@ -354,85 +368,6 @@ impl Connection {
             self.remote_seen = cx.now;
         } else if authentic {
             self.move_to(remote);
-        }
-    }
-
-    /// The peer is at another of its addresses.
-    fn move_to(&mut self, remote: SocketAddr) {
-        let known = self
-            .addresses
-            .iter_mut()
-            .find(|(address, _)| *address == remote);
-        if let Some((address, _)) = known {
-            std::mem::swap(address, &mut self.remote);
-            self.push_event(Event::AddressChanged(remote));
-        }
-    }
-
-    /// A check from the peer, whose integrity the endpoint verified against our half.
-    pub(crate) fn handle_request(
-        &mut self,
-        remote: SocketAddr,
-        request: &BindingRequest<'_>,
-        len: usize,
-        cx: &Context<'_>,
-    ) {
-        self.last_received = cx.now;
-        if let Some(unproven) = self
-            .setup
-            .as_mut()
-            .and_then(|setup| setup.unproven.as_mut())
-        {
-            // What another address sends earns this one nothing.
-            if remote == self.remote {
-                unproven.receive(len);
-                unproven.send(MAX_ANSWER);
-            }
-        }
-        if remote == self.remote {
-            self.remote_seen = cx.now;
-            return;
-        }
-        let known = self
-            .addresses
-            .iter_mut()
-            .find(|(address, _)| *address == remote);
-        let Some((_, seen)) = known else { return };
-        *seen = cx.now;
-        // A dialer renominates when its network changes (RFC 8445 section 8.1.1). A check that somebody saw can be sent
-        // again from anywhere, so it moves nothing while the old address is alive; a DTLS record from the new one does.
-        let silent = cx.now.saturating_duration_since(self.remote_seen);
-        if request.use_candidate() && silent >= cx.limits.keepalive_interval * 2 {
-            self.remote_seen = cx.now;
-            self.move_to(remote);
-        }
-    }
-
-    /// One more address of the same peer. An address that it left long ago makes room and is given back; without such a
-    /// one the new address is refused, because old ones must not be pushed out by strangers.
-    pub(crate) fn add_address(
-        &mut self,
-        now: Instant,
-        remote: SocketAddr,
-        limits: &Limits,
-    ) -> Result<Option<SocketAddr>, TooManyAddresses> {
-        let mut left = None;
-        if self.addresses.len() + 1 >= limits.max_addresses_per_connection {
-            let index = self
-                .addresses
-                .iter()
-                .position(|(_, seen)| now.saturating_duration_since(*seen) > ADDRESS_LIFETIME)
-                .ok_or(TooManyAddresses)?;
-            left = Some(self.addresses.swap_remove(index).0);
-        }
-        self.addresses.push((remote, now));
-        Ok(left)
-    }
-
-    /// Our address, as the peer's packets name it.
-    pub(crate) fn set_local_ip(&mut self, local_ip: Option<IpAddr>) {
-        if local_ip.is_some() {
-            self.local_ip = local_ip;
         }
     }
 

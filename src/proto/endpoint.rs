@@ -4,6 +4,7 @@
 //! socket, in the order that the module above describes.
 
 mod first_contact;
+mod newcomers;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -11,15 +12,18 @@ use std::{
     time::Instant,
 };
 
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
+use self::newcomers::Newcomers;
+#[cfg(any(test, feature = "__fuzzing"))]
+use super::engine::dtls::{Identity, IdentityError};
 use super::{
     config::Limits,
     connection::{Connection, Context},
     contact::CheckedAddresses,
     deadlines::Deadlines,
     demux::{Demux, Kind, classify, subnet},
-    engine::dtls::{DtlsContext, Identity, IdentityError},
+    engine::dtls::DtlsContext,
     error::{CloseReason, DropReason},
     event::{
         ChannelId, ConnectionId, Counters, Dial, Event, HandshakePhase, PathStats, Read, Side,
@@ -41,6 +45,7 @@ pub(crate) struct Endpoint {
     next_id: u64,
     demux: Demux,
     checked: CheckedAddresses,
+    newcomers: Newcomers,
     /// Inbound handshakes by network.
     subnets: HashMap<[u8; 6], usize>,
     handshakes: usize,
@@ -70,6 +75,7 @@ use context;
 
 impl Endpoint {
     /// An endpoint of its own, with its own DTLS settings.
+    #[cfg(any(test, feature = "__fuzzing"))]
     pub(crate) fn new(
         limits: Limits,
         identity: Identity,
@@ -88,11 +94,13 @@ impl Endpoint {
         accept_incoming: bool,
         seed: [u8; 32],
     ) -> Self {
+        let mut rng = StdRng::from_seed(seed);
         Self {
             dtls,
             checked: CheckedAddresses::new(limits.max_checked_addresses),
+            newcomers: Newcomers::new(rng.random()),
             limits,
-            rng: StdRng::from_seed(seed),
+            rng,
             accept_incoming,
             connections: BTreeMap::new(),
             next_id: 0,
@@ -428,5 +436,30 @@ impl Endpoint {
     #[cfg(test)]
     pub(crate) fn routes(&self) -> usize {
         self.demux.len()
+    }
+
+    /// What a connection holds.
+    #[cfg(test)]
+    pub(crate) fn held(&self, connection: ConnectionId) -> super::connection::Held {
+        self.connections
+            .get(&connection)
+            .map(|connection| connection.held())
+            .unwrap_or_default()
+    }
+
+    /// Bytes that a connection has yet to see acknowledged.
+    #[cfg(test)]
+    pub(crate) fn send_queue(&self, connection: ConnectionId) -> usize {
+        self.connections
+            .get(&connection)
+            .map_or(0, |connection| connection.send_queue())
+    }
+
+    /// The receive window that the peer of a connection was last told.
+    #[cfg(test)]
+    pub(crate) fn window(&self, connection: ConnectionId) -> u32 {
+        self.connections
+            .get(&connection)
+            .map_or(0, |connection| connection.window())
     }
 }

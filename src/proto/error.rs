@@ -54,6 +54,9 @@ pub(crate) enum PeerMisbehaved {
     /// Opened more channels before it was authenticated than are buffered.
     #[error("it opened too many streams before it was authenticated")]
     TooManyEarlyChannels,
+    /// Refused to reset a stream that is over (RFC 6525 section 4.4).
+    #[error("it refused to reset a stream")]
+    ResetDenied,
 }
 
 /// How far a connection has come.
@@ -121,6 +124,12 @@ drop_reasons! {
     UncheckedAddress => "unchecked_address",
     /// The first DTLS record of an address is no ClientHello.
     NotClientHello => "not_client_hello",
+    /// A DTLS datagram that is larger than any path carries.
+    OversizedDtls => "oversized_dtls",
+    /// A ClientHello without cookie, where one is needed: it was answered with one (RFC 6347 section 4.2.1).
+    NoCookie => "no_cookie",
+    /// More datagrams than a DTLS handshake has, repetitions and all.
+    HandshakeFlood => "handshake_flood",
     /// Too many connections.
     TooManyConnections => "too_many_connections",
     /// Too many handshakes in flight.
@@ -131,8 +140,12 @@ drop_reasons! {
     TooManyAddresses => "too_many_addresses",
     /// The answer would exceed three times what an unproven address sent.
     Amplification => "amplification",
-    /// An SCTP packet that does not decode or has no use.
+    /// An SCTP packet that does not decode, has another's tag or speaks of what was never sent.
     MalformedSctp => "malformed_sctp",
+    /// An SCTP packet that is of no use: late, repeated, or of a kind that needs no answer. Honest peers send some.
+    UnusedSctp => "unused_sctp",
+    /// A stream of the peer that was refused with a reset: too many, or its id is one of ours.
+    RefusedStream => "refused_stream",
     /// A message on a channel that is not open.
     StrayMessage => "stray_message",
     /// A late packet of a closed connection.

@@ -193,7 +193,7 @@ impl PartialVarint {
 /// Splits the byte stream of one channel into frames.
 ///
 /// [`push`](Self::push) one SCTP message, then call [`next_frame`](Self::next_frame) until it gives `None`. The
-/// payload of a frame that arrived within one message shares that message's memory. A frame in pieces is collected in
+/// payload of a frame that arrived within one message shares that message's memory, if it is most of it. A frame in pieces is collected in
 /// a buffer that grows with the bytes that arrive, not with those announced, and never beyond the limit. Between
 /// frames the decoder holds no memory.
 #[derive(Debug)]
@@ -202,6 +202,8 @@ pub(crate) struct FrameDecoder {
     max_frame_len: usize,
     /// What is left of the pushed messages.
     input: Bytes,
+    /// How much memory it keeps.
+    backing: usize,
     /// The length prefix while it is incomplete.
     prefix: PartialVarint,
     /// Length of the frame whose prefix is complete and whose body is not.
@@ -218,6 +220,7 @@ impl FrameDecoder {
         Self {
             max_frame_len,
             input: Bytes::new(),
+            backing: 0,
             prefix: PartialVarint::default(),
             announced: None,
             body: Vec::new(),
@@ -235,6 +238,7 @@ impl FrameDecoder {
         } else {
             self.input = [&self.input[..], &message[..]].concat().into();
         }
+        self.backing = self.input.len();
     }
 
     /// Takes the next complete frame; `None` if more bytes are needed.
@@ -278,6 +282,7 @@ impl FrameDecoder {
         let Some(len) = self.read_prefix()? else {
             return Ok(None);
         };
+        let backing = self.backing.max(len);
         let body = if self.body.is_empty() && self.input.len() >= len {
             self.input.split_to(len)
         } else {
@@ -292,7 +297,12 @@ impl FrameDecoder {
             Bytes::from(std::mem::take(&mut self.body))
         };
         self.announced = None;
-        parse_body(body).map(Some)
+        let mut frame = parse_body(body)?;
+        if frame.message.len() < backing / 2 {
+            // A few bytes that wait to be read must not keep a whole message.
+            frame.message = Bytes::copy_from_slice(&frame.message);
+        }
+        Ok(Some(frame))
     }
 
     /// The announced length of the frame at hand, as soon as it is known.
@@ -337,9 +347,9 @@ fn parse_body(mut body: Bytes) -> Result<Frame, FrameError> {
         match wire_type {
             VARINT => {
                 let value = get_varint(&mut body)?;
-                if tag == FLAG_TAG.into() {
+                if tag == u64::from(FLAG_TAG) {
                     frame.flag = Flag::from_code(value);
-                } else if tag == ERROR_CODE_TAG.into() {
+                } else if tag == u64::from(ERROR_CODE_TAG) {
                     // Protobuf cuts a number that is too large for its field.
                     frame.error_code = Some(value as u32);
                 }
@@ -347,7 +357,7 @@ fn parse_body(mut body: Bytes) -> Result<Frame, FrameError> {
             LENGTH_DELIMITED => {
                 let len = usize::try_from(get_varint(&mut body)?).unwrap_or(usize::MAX);
                 let value = split_field(&mut body, len)?;
-                if tag == MESSAGE_TAG.into() {
+                if tag == u64::from(MESSAGE_TAG) {
                     frame.message = value;
                 }
             }

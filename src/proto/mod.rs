@@ -23,6 +23,7 @@ pub(crate) mod error;
 pub(crate) mod event;
 pub(crate) mod fingerprint;
 pub(crate) mod frame;
+pub(crate) mod hello;
 pub(crate) mod outbox;
 pub(crate) mod prober;
 pub(crate) mod stun;

@@ -129,7 +129,13 @@ pub(crate) enum Message<'a> {
     /// An answer that reports our address as the peer sees it.
     BindingSuccess(BindingResponse<'a>),
     /// An answer that refuses a check.
-    BindingError(BindingResponse<'a>),
+    BindingError(
+        #[cfg_attr(
+            not(any(test, feature = "__fuzzing")),
+            expect(dead_code, reason = "read by the fuzz target only")
+        )]
+        BindingResponse<'a>,
+    ),
     /// STUN, but nothing ICE checks use: an indication or another method.
     Other,
 }
@@ -200,6 +206,7 @@ impl<'a> BindingRequest<'a> {
     }
 
     /// Whether the request carries MESSAGE-INTEGRITY at all.
+    #[cfg(any(test, feature = "__fuzzing"))]
     pub(crate) fn has_integrity(&self) -> bool {
         self.attributes.integrity.is_some()
     }
@@ -224,11 +231,13 @@ impl BindingResponse<'_> {
     }
 
     /// Where the request came from as the responder saw it.
+    #[cfg(any(test, feature = "__fuzzing"))]
     pub(crate) fn mapped_address(&self) -> Option<SocketAddr> {
         self.attributes.mapped_address
     }
 
     /// The number of an error response, 300 to 699.
+    #[cfg(any(test, feature = "__fuzzing"))]
     pub(crate) fn error_code(&self) -> Option<u16> {
         self.attributes.error_code
     }
@@ -503,6 +512,7 @@ pub(crate) fn encode_binding_success(
 }
 
 /// Appends a Binding error response to `out`; `code` is 300 to 699, `reason` a short phrase.
+#[cfg(any(test, feature = "__fuzzing"))]
 pub(crate) fn encode_binding_error(
     id: TransactionId,
     code: u16,

@@ -55,6 +55,9 @@ pub(crate) enum DialAddrError {
     /// Port 0, which is for listening.
     #[error("the address has port zero")]
     ZeroPort,
+    /// A link-local IPv6 address, which needs the interface beside it.
+    #[error("the address is link-local and has no scope")]
+    MissingScope,
 }
 
 /// The parts of any WebRTC Direct address.
@@ -124,6 +127,9 @@ pub(crate) fn parse_dial(addr: &Multiaddr) -> Result<DialAddr, DialAddrError> {
     if socket.port() == 0 {
         return Err(DialAddrError::ZeroPort);
     }
+    if needs_scope(socket) {
+        return Err(DialAddrError::MissingScope);
+    }
     if announced.is_empty() {
         return Err(DialAddrError::NoCerthash);
     }
@@ -137,6 +143,11 @@ pub(crate) fn parse_dial(addr: &Multiaddr) -> Result<DialAddr, DialAddrError> {
         certhashes,
         peer,
     })
+}
+
+/// Is it an address that the system refuses without the number of an interface (RFC 4007, section 11)?
+pub(crate) fn needs_scope(socket: SocketAddr) -> bool {
+    matches!(socket.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 /// The fingerprint in a certhash; `None` for other algorithms and for digests of a wrong length.

@@ -80,12 +80,18 @@ pub enum CertificateError {
     /// The text is not PEM.
     #[error("the text is not valid PEM")]
     Pem(#[source] Box<dyn Error + Send + Sync>),
+    /// The text has no PEM block at all.
+    #[error("the text is not PEM: it has no line like -----BEGIN CERTIFICATE-----")]
+    NotPem,
     /// The PEM has no `CERTIFICATE` block.
     #[error("the PEM contains no certificate")]
     MissingCertificate,
     /// The PEM has neither a `PRIVATE KEY` nor an `EC PRIVATE KEY` block.
     #[error("the PEM contains no private key")]
     MissingPrivateKey,
+    /// The private key in the PEM is encrypted; only plain ones can be loaded.
+    #[error("the private key is encrypted with a password: store it decrypted")]
+    EncryptedPrivateKey,
     /// The certificate is not one DER structure.
     #[error("the certificate is not valid DER")]
     InvalidCertificate,
@@ -147,7 +153,12 @@ impl Certificate {
 
     /// Generates a new random certificate of the same form as a derived one, valid from 2020 to 2120.
     #[must_use]
-    pub fn generate(rng: &mut impl CryptoRng) -> Self {
+    pub fn generate() -> Self {
+        Self::generate_with(&mut rand::rng())
+    }
+
+    /// The same with randomness of the caller's.
+    pub(crate) fn generate_with(rng: &mut impl CryptoRng) -> Self {
         let mut candidate = Zeroizing::new([0; 32]);
         let secret = loop {
             rng.fill_bytes(&mut candidate[..]);
@@ -167,23 +178,36 @@ impl Certificate {
     ///
     /// # Errors
     ///
-    /// If a block is missing, if the key is not one for P-256, or if it does not belong to the certificate.
+    /// If the text is not PEM, if a block is missing, if the key is encrypted or not one for P-256, or if it does not
+    /// belong to the certificate.
     pub fn from_pem(text: &str) -> Result<Self, CertificateError> {
         let blocks = pem::parse_many(text).map_err(|error| CertificateError::Pem(error.into()))?;
+        if blocks.is_empty() {
+            return Err(CertificateError::NotPem);
+        }
         let certificate = blocks
             .iter()
             .find(|block| block.tag() == "CERTIFICATE")
             .map(|block| block.contents().to_vec());
         let secret = blocks.iter().find_map(|block| match block.tag() {
+            // PKCS#8 has a tag for it, SEC1 a header (RFC 1421, section 4.6.1.1).
+            "ENCRYPTED PRIVATE KEY" => Some(Err(CertificateError::EncryptedPrivateKey)),
+            "EC PRIVATE KEY" if block.headers().get("Proc-Type").is_some() => {
+                Some(Err(CertificateError::EncryptedPrivateKey))
+            }
             // The second spelling is that of webrtc-rs, on which libp2p-webrtc is built.
-            "PRIVATE KEY" | "PRIVATE_KEY" => Some(SecretKey::from_pkcs8_der(block.contents()).ok()),
-            "EC PRIVATE KEY" => Some(SecretKey::from_sec1_der(block.contents()).ok()),
+            "PRIVATE KEY" | "PRIVATE_KEY" => Some(
+                SecretKey::from_pkcs8_der(block.contents())
+                    .map_err(|_| CertificateError::InvalidPrivateKey),
+            ),
+            "EC PRIVATE KEY" => Some(
+                SecretKey::from_sec1_der(block.contents())
+                    .map_err(|_| CertificateError::InvalidPrivateKey),
+            ),
             _ => None,
         });
         let certificate = certificate.ok_or(CertificateError::MissingCertificate)?;
-        let secret = secret
-            .ok_or(CertificateError::MissingPrivateKey)?
-            .ok_or(CertificateError::InvalidPrivateKey)?;
+        let secret = secret.ok_or(CertificateError::MissingPrivateKey)??;
         Self::from_parts(certificate, &secret)
     }
 

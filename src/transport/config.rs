@@ -1,7 +1,8 @@
 //! Settings of the transport, checked once per socket.
 //!
 //! [`Config`] is what the user builds; [`Limits`] are the numbers in it. They are translated into the core's own limits
-//! when a socket is bound, so that a bad value is an [`Error`](crate::Error) of `listen_on` or `dial`, never a panic.
+//! when a socket is bound, so that a bad value is an [`Error`](crate::Error) of `listen_on` or `dial`, never a panic. A
+//! limit that is part of another one is cut to it there ([`Limits::effective`]), so that changing one limit is enough.
 
 use std::time::Duration;
 
@@ -16,11 +17,15 @@ use crate::{
 /// 16 KiB.
 const MIN_MESSAGE: usize = 16 * 1024;
 
+/// The smallest value of `max_frame_size`: below it framing costs more than the data.
+const MIN_FRAME: usize = 256;
+
 /// Which form of the WebRTC-direct handshake a dialer uses. Listeners always accept both.
 ///
 /// The forms differ in the ICE credentials only. Every deployed listener answers [`V1`](Self::V1), only newer ones
 /// [`V2`](Self::V2).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
 pub enum DialMode {
     /// V2 for a listener that answered it last time; else v1, and v2 beside it when v1 stays unanswered for a second.
     #[default]
@@ -59,6 +64,8 @@ impl From<DialMode> for proto::DialPolicy {
 pub struct Config {
     pub(crate) keypair: Keypair,
     pub(crate) certificate: Certificate,
+    /// It is random, and nobody has stored it.
+    pub(crate) is_certificate_lost: bool,
     pub(crate) dial_mode: DialMode,
     pub(crate) limits: Limits,
     pub(crate) metrics: Option<Metrics>,
@@ -70,13 +77,14 @@ impl Config {
     /// The certificate is derived from the identity key, as go-libp2p does it, so the certificate hash in the node's
     /// addresses survives restarts. An RSA key does not give its private part away, so nothing can be derived from it:
     /// the certificate is then random, and the addresses change with every start, unless
-    /// [`with_certificate`](Self::with_certificate) brings a stored one. See [`Certificate::from_keypair`].
+    /// [`with_certificate`](Self::with_certificate) brings a stored one; a listener logs a warning then. See
+    /// [`Certificate::from_keypair`].
     pub fn new(keypair: &Keypair) -> Self {
-        let certificate = Certificate::from_keypair(keypair)
-            .unwrap_or_else(|_| Certificate::generate(&mut rand::rng()));
+        let derived = Certificate::from_keypair(keypair);
         Self {
             keypair: keypair.clone(),
-            certificate,
+            is_certificate_lost: derived.is_err(),
+            certificate: derived.unwrap_or_else(|_| Certificate::generate()),
             dial_mode: DialMode::default(),
             limits: Limits::default(),
             metrics: None,
@@ -86,6 +94,7 @@ impl Config {
     /// Uses this certificate instead of the derived one.
     pub fn with_certificate(mut self, certificate: Certificate) -> Self {
         self.certificate = certificate;
+        self.is_certificate_lost = false;
         self
     }
 
@@ -117,7 +126,7 @@ impl Config {
         self.dial_mode
     }
 
-    /// The limits in force.
+    /// The limits as they were set.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -165,7 +174,20 @@ limit_setters! {
 /// What a socket, a connection and a stream may use. All sizes are bytes.
 ///
 /// The defaults serve a public node with some thousand connections. Values out of their range make
-/// `listen_on` and `dial` fail with [`Error::Config`](crate::Error::Config).
+/// `listen_on` and `dial` fail with [`Error::Config`](crate::Error::Config). Where a limit is a part of another one, the
+/// whole rules: a part that is larger counts as the whole. So one limit can be changed without looking at the others.
+///
+/// Change single limits with the `with_*` methods of [`Config`], or several at once in a copy of the defaults:
+///
+/// ```
+/// use libp2p_rtc::{Config, Limits};
+///
+/// let keypair = libp2p_identity::Keypair::generate_ed25519();
+/// let mut limits = Limits::default();
+/// limits.max_connections = 500;
+/// limits.max_streams = 100;
+/// let config = Config::new(&keypair).with_limits(limits);
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Limits {
@@ -177,29 +199,34 @@ pub struct Limits {
     /// 1024: a peer that vanishes holds its place until `handshake_timeout`, and a place costs some 30 KiB. At least 1.
     pub max_handshakes: usize,
     /// The part of `max_handshakes` that one neighbourhood (IPv4 /24, IPv6 /48) may hold; loopback is exempt. Default
-    /// 64: one attacker's network leaves fifteen sixteenths to others. 1 to `max_handshakes`.
+    /// 64: one attacker's network leaves fifteen sixteenths to others. At least 1; more than `max_handshakes` counts as
+    /// `max_handshakes`.
     pub max_handshakes_per_subnet: usize,
     /// Remote addresses that one connection may be reached at; further ones are ignored. Default 32, as in go-libp2p:
     /// a dialer checks from all its interfaces at once. At least 1.
     pub max_addresses_per_connection: usize,
     /// Entries in the table of addresses that passed the first check and have no connection yet; the oldest gives way.
-    /// Default 32768, about 2 MiB: it is all that a flood of first packets can fill. At least `max_handshakes`.
+    /// Default 32768, about 2 MiB: it is all that a flood of first packets can fill. Less than `max_handshakes` counts as
+    /// `max_handshakes`.
     pub max_checked_addresses: usize,
-    /// Time for the whole set-up of a connection, Noise included. Default 10 s, as in go-libp2p. More than zero.
+    /// Time for the whole set-up of a connection, Noise included. Default 9 s: one second less than the time that
+    /// libp2p's `SwarmBuilder` gives every dial, after which the dial fails without a word about where it stood. With a
+    /// longer one, set `with_connection_timeout` of the builder to more, or [`Error::TimedOut`](crate::Error::TimedOut)
+    /// never comes. More than zero, at most a year, as all times here.
     pub handshake_timeout: Duration,
     /// A connection without a valid packet for so long has failed. Default 25 s: it must outlast several
     /// `keepalive_interval`s of the peer (browsers: 5 s, native nodes up to 15 s), and RFC 7675 ends consent after 30 s.
-    /// More than twice `keepalive_interval`.
     pub idle_timeout: Duration,
     /// How often a dialer checks that the listener is still there, which also keeps NAT mappings open. Default 5 s, the
-    /// rhythm of RFC 7675. More than zero, below half of `idle_timeout`.
+    /// rhythm of RFC 7675. More than zero; more than two fifths of `idle_timeout` counts as that, so that one lost check
+    /// does not end a connection.
     pub keepalive_interval: Duration,
     /// How long a closed stream waits for the peer to acknowledge the end of data. Default 10 s, as js-libp2p and
     /// litep2p wait. More than zero.
     pub fin_ack_timeout: Duration,
     /// How long the acknowledgement of a stream's end is held back when our half is still open. Default 100 ms:
     /// rust-libp2p before this crate takes an acknowledgement for the end of our data, and would lose the answer.
-    /// Below `fin_ack_timeout`.
+    /// More than half of `fin_ack_timeout` counts as that.
     pub fin_ack_delay: Duration,
     /// How long closing a connection may flush what was written before it gives up. Default 2 s. More than zero.
     pub close_timeout: Duration,
@@ -210,25 +237,26 @@ pub struct Limits {
     /// so that numbers of closed streams can rest. 1 to 65534.
     pub max_streams: usize,
     /// Streams that the peer opened and the application has not taken yet; one more is reset. Default 256, as the
-    /// streams in libp2p-quic. 1 to `max_streams`.
+    /// streams in libp2p-quic. At least 1; more than `max_streams` counts as `max_streams`.
     pub max_unaccepted_streams: usize,
     /// The largest message sent. Default 8192: larger ones delay short messages of other streams and gain nothing
-    /// measurable. 256 to 16384, which the specification sets.
+    /// measurable. 256 to 16384, which the specification sets; more than `max_send_buffer` counts as that.
     pub max_frame_size: usize,
     /// The largest message accepted. Default 263168 (256 KiB and a frame's overhead): go-libp2p accepts as much, and
-    /// some peers send more than the specification's 16 KiB. 16384 to `receive_window`.
+    /// some peers send more than the specification's 16 KiB. At least 16384; more than `receive_window` counts as that.
     pub max_receive_frame_size: usize,
     /// Bytes received on one stream and not yet read, in the core and as much again at the stream's handle. Default
-    /// 65536: a reader that runs once a millisecond reads 60 MB/s. At least 1.
+    /// 65536: a reader that runs once a millisecond reads 60 MB/s. At least 1; more than `max_connection_buffer` counts as
+    /// that.
     pub max_stream_buffer: usize,
     /// The same over all streams of a connection. Default 1 MiB: at most this much, plus `receive_window`, is held for
-    /// a peer whose streams nobody reads. At least `max_stream_buffer`.
+    /// a peer whose streams nobody reads. At least 1.
     pub max_connection_buffer: usize,
     /// What the peer may have in flight towards us. Default 1 MiB: enough for 80 Mbit/s at a round trip of 100 ms.
-    /// At least `max_receive_frame_size`.
+    /// At least 16384.
     pub receive_window: u32,
     /// What may be queued and in flight towards the peer. Default 256 KiB; the core raises it to 1 MiB where the
-    /// round trip is long. At least `max_frame_size`.
+    /// round trip is long. At least 256.
     pub max_send_buffer: usize,
     /// Bytes written to one stream that wait for room in `max_send_buffer`; above it a write is pending. Default 256
     /// KiB: a writer that sleeps for one round trip does not leave the link idle. At least 1.
@@ -243,7 +271,7 @@ impl Default for Limits {
             max_handshakes_per_subnet: 64,
             max_addresses_per_connection: 32,
             max_checked_addresses: 32_768,
-            handshake_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(9),
             idle_timeout: Duration::from_secs(25),
             keepalive_interval: Duration::from_secs(5),
             fin_ack_timeout: Duration::from_secs(10),
@@ -263,7 +291,7 @@ impl Default for Limits {
     }
 }
 
-/// A setting that is out of its range or contradicts another one.
+/// A setting that is out of its range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{setting} must be {rule}")]
 pub struct ConfigError {
@@ -287,40 +315,29 @@ impl Limits {
     }
 
     fn validate_counts(&self) -> Result<(), ConfigError> {
-        let subnet = 1..=self.max_handshakes;
-        let unaccepted = 1..=self.max_streams;
-        check(self.max_connections >= 1, "max_connections", "at least 1")?;
-        check(self.max_handshakes >= 1, "max_handshakes", "at least 1")?;
-        check(
-            subnet.contains(&self.max_handshakes_per_subnet),
-            "max_handshakes_per_subnet",
-            "from 1 to max_handshakes",
-        )?;
-        check(
-            self.max_addresses_per_connection >= 1,
-            "max_addresses_per_connection",
-            "at least 1",
-        )?;
-        check(
-            self.max_checked_addresses >= self.max_handshakes,
-            "max_checked_addresses",
-            "at least max_handshakes",
-        )?;
+        for (setting, value) in [
+            ("max_connections", self.max_connections),
+            ("max_handshakes", self.max_handshakes),
+            ("max_handshakes_per_subnet", self.max_handshakes_per_subnet),
+            (
+                "max_addresses_per_connection",
+                self.max_addresses_per_connection,
+            ),
+            ("max_unaccepted_streams", self.max_unaccepted_streams),
+        ] {
+            check(value >= 1, setting, "at least 1")?;
+        }
         check(
             (1..=65_534).contains(&self.max_streams),
             "max_streams",
             "from 1 to 65534",
-        )?;
-        check(
-            unaccepted.contains(&self.max_unaccepted_streams),
-            "max_unaccepted_streams",
-            "from 1 to max_streams",
         )
     }
 
     fn validate_times(&self) -> Result<(), ConfigError> {
         for (setting, value) in [
             ("handshake_timeout", self.handshake_timeout),
+            ("idle_timeout", self.idle_timeout),
             ("keepalive_interval", self.keepalive_interval),
             ("fin_ack_timeout", self.fin_ack_timeout),
             ("close_timeout", self.close_timeout),
@@ -328,18 +345,6 @@ impl Limits {
         ] {
             check(!value.is_zero(), setting, "more than zero")?;
         }
-        check(
-            self.keepalive_interval
-                .checked_mul(2)
-                .is_some_and(|twice| twice < self.idle_timeout),
-            "idle_timeout",
-            "more than twice keepalive_interval",
-        )?;
-        check(
-            self.fin_ack_delay < self.fin_ack_timeout,
-            "fin_ack_delay",
-            "below fin_ack_timeout",
-        )?;
         // A year is for ever here, and keeps sums with an instant from overflowing.
         let year = Duration::from_secs(365 * 24 * 60 * 60);
         for (setting, value) in [
@@ -355,71 +360,87 @@ impl Limits {
     }
 
     fn validate_sizes(&self) -> Result<(), ConfigError> {
-        let window = usize::try_from(self.receive_window).unwrap_or(usize::MAX);
         check(
-            (256..=MIN_MESSAGE).contains(&self.max_frame_size),
+            (MIN_FRAME..=MIN_MESSAGE).contains(&self.max_frame_size),
             "max_frame_size",
             "from 256 to 16384",
         )?;
         check(
-            (MIN_MESSAGE..=window).contains(&self.max_receive_frame_size),
+            self.max_receive_frame_size >= MIN_MESSAGE,
             "max_receive_frame_size",
-            "from 16384 to receive_window",
+            "at least 16384",
         )?;
         check(
-            self.max_stream_buffer >= 1,
-            "max_stream_buffer",
-            "at least 1",
+            self.receive_window as usize >= MIN_MESSAGE,
+            "receive_window",
+            "at least 16384",
         )?;
         check(
-            self.max_connection_buffer >= self.max_stream_buffer,
-            "max_connection_buffer",
-            "at least max_stream_buffer",
-        )?;
-        check(
-            self.max_send_buffer >= self.max_frame_size,
+            self.max_send_buffer >= MIN_FRAME,
             "max_send_buffer",
-            "at least max_frame_size",
+            "at least 256",
         )?;
-        check(
-            self.max_stream_write_buffer >= 1,
-            "max_stream_write_buffer",
-            "at least 1",
-        )
+        for (setting, value) in [
+            ("max_stream_buffer", self.max_stream_buffer),
+            ("max_connection_buffer", self.max_connection_buffer),
+            ("max_stream_write_buffer", self.max_stream_write_buffer),
+        ] {
+            check(value >= 1, setting, "at least 1")?;
+        }
+        Ok(())
+    }
+
+    /// The limits in force: no part is larger than its whole.
+    fn effective(&self) -> Self {
+        Self {
+            max_handshakes_per_subnet: self.max_handshakes_per_subnet.min(self.max_handshakes),
+            max_checked_addresses: self.max_checked_addresses.max(self.max_handshakes),
+            keepalive_interval: self.keepalive_interval.min(self.idle_timeout * 2 / 5),
+            fin_ack_delay: self.fin_ack_delay.min(self.fin_ack_timeout / 2),
+            max_unaccepted_streams: self.max_unaccepted_streams.min(self.max_streams),
+            max_frame_size: self.max_frame_size.min(self.max_send_buffer),
+            max_receive_frame_size: self
+                .max_receive_frame_size
+                .min(self.receive_window as usize),
+            max_stream_buffer: self.max_stream_buffer.min(self.max_connection_buffer),
+            ..self.clone()
+        }
     }
 
     /// The sizes of the buffers between the handles and the driver.
     pub(crate) fn to_stream(&self) -> StreamLimits {
+        let limits = self.effective();
         StreamLimits {
-            max_write_buffer: self.max_stream_write_buffer,
-            max_read_buffer: self.max_stream_buffer,
-            max_connection_buffer: self.max_connection_buffer,
+            max_write_buffer: limits.max_stream_write_buffer,
+            max_read_buffer: limits.max_stream_buffer,
+            max_connection_buffer: limits.max_connection_buffer,
         }
     }
 
     /// The same numbers for the protocol core.
     pub(crate) fn to_proto(&self) -> proto::Limits {
+        let limits = self.effective();
         proto::Limits {
-            max_connections: self.max_connections,
-            max_handshakes: self.max_handshakes,
-            max_handshakes_per_subnet: self.max_handshakes_per_subnet,
-            max_addresses_per_connection: self.max_addresses_per_connection,
-            max_checked_addresses: self.max_checked_addresses,
-            handshake_timeout: self.handshake_timeout,
-            idle_timeout: self.idle_timeout,
-            keepalive_interval: self.keepalive_interval,
-            fin_ack_timeout: self.fin_ack_timeout,
-            fin_ack_delay: self.fin_ack_delay,
-            close_timeout: self.close_timeout,
-            stalled_stream_timeout: self.stalled_stream_timeout,
-            max_streams: self.max_streams,
-            max_unaccepted_streams: self.max_unaccepted_streams,
-            max_frame_size: self.max_frame_size,
-            max_receive_frame_size: self.max_receive_frame_size,
-            max_stream_buffer: self.max_stream_buffer,
-            max_connection_buffer: self.max_connection_buffer,
-            receive_window: self.receive_window,
-            max_send_buffer: self.max_send_buffer,
+            max_connections: limits.max_connections,
+            max_handshakes: limits.max_handshakes,
+            max_handshakes_per_subnet: limits.max_handshakes_per_subnet,
+            max_addresses_per_connection: limits.max_addresses_per_connection,
+            max_checked_addresses: limits.max_checked_addresses,
+            handshake_timeout: limits.handshake_timeout,
+            idle_timeout: limits.idle_timeout,
+            keepalive_interval: limits.keepalive_interval,
+            fin_ack_timeout: limits.fin_ack_timeout,
+            fin_ack_delay: limits.fin_ack_delay,
+            close_timeout: limits.close_timeout,
+            stalled_stream_timeout: limits.stalled_stream_timeout,
+            max_streams: limits.max_streams,
+            max_unaccepted_streams: limits.max_unaccepted_streams,
+            max_frame_size: limits.max_frame_size,
+            max_receive_frame_size: limits.max_receive_frame_size,
+            max_stream_buffer: limits.max_stream_buffer,
+            max_connection_buffer: limits.max_connection_buffer,
+            receive_window: limits.receive_window,
+            max_send_buffer: limits.max_send_buffer,
         }
     }
 }
@@ -461,16 +482,69 @@ mod tests {
         assert_eq!(rejected(|l| l.max_streams = 65_535), Some("max_streams"));
     }
 
+    /// What is in force after `change`; also checks that it is accepted.
+    fn in_force(change: impl FnOnce(&mut Limits)) -> Limits {
+        let mut limits = Limits::default();
+        change(&mut limits);
+        assert_eq!(limits.validate(), Ok(()));
+        limits.effective()
+    }
+
     #[test]
-    fn refuses_a_keepalive_that_the_idle_timeout_cannot_see() {
+    fn the_defaults_are_in_force_as_they_are() {
+        assert_eq!(in_force(|_| ()), Limits::default());
+    }
+
+    #[test]
+    fn a_part_is_cut_to_a_lower_whole() {
+        assert_eq!(in_force(|l| l.max_streams = 4).max_unaccepted_streams, 4);
         assert_eq!(
-            rejected(|l| l.idle_timeout = l.keepalive_interval * 2),
-            Some("idle_timeout")
+            in_force(|l| l.max_handshakes = 10).max_handshakes_per_subnet,
+            10
         );
         assert_eq!(
-            rejected(|l| l.keepalive_interval = Duration::MAX),
-            Some("idle_timeout")
+            in_force(|l| l.receive_window = 100_000).max_receive_frame_size,
+            100_000
         );
+        assert_eq!(
+            in_force(|l| l.max_connection_buffer = 1000).max_stream_buffer,
+            1000
+        );
+        assert_eq!(in_force(|l| l.max_send_buffer = 1000).max_frame_size, 1000);
+    }
+
+    #[test]
+    fn checked_addresses_grow_with_handshakes() {
+        let limits = in_force(|l| l.max_handshakes = 100_000);
+        assert_eq!(limits.max_checked_addresses, 100_000);
+    }
+
+    #[test]
+    fn a_short_timeout_shortens_what_must_fit_in_it() {
+        let limits = in_force(|l| l.idle_timeout = Duration::from_secs(5));
+        assert_eq!(limits.keepalive_interval, Duration::from_secs(2));
+        let limits = in_force(|l| l.keepalive_interval = Duration::MAX);
+        assert!(limits.keepalive_interval * 2 < limits.idle_timeout);
+        let limits = in_force(|l| l.fin_ack_timeout = Duration::from_millis(50));
+        assert_eq!(limits.fin_ack_delay, Duration::from_millis(25));
+    }
+
+    #[test]
+    fn the_core_and_the_buffers_get_what_is_in_force() {
+        let limits = Limits {
+            max_streams: 4,
+            max_connection_buffer: 1000,
+            ..Limits::default()
+        };
+        assert_eq!(limits.to_proto().max_unaccepted_streams, 4);
+        assert_eq!(limits.to_stream().max_read_buffer, 1000);
+    }
+
+    /// `DEFAULT_CONNECTION_TIMEOUT` of libp2p 0.57 is private: 10 s.
+    #[test]
+    fn a_dial_ends_with_a_reason_before_libp2p_ends_it() {
+        let slack = Duration::from_secs(1);
+        assert!(Limits::default().handshake_timeout + slack <= Duration::from_secs(10));
     }
 
     #[test]
@@ -482,10 +556,11 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_window_below_the_largest_message() {
+    fn refuses_a_window_below_the_messages_of_the_specification() {
+        assert_eq!(rejected(|l| l.receive_window = 16_384), None);
         assert_eq!(
-            rejected(|l| l.receive_window = 100_000),
-            Some("max_receive_frame_size")
+            rejected(|l| l.receive_window = 16_383),
+            Some("receive_window")
         );
     }
 

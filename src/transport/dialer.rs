@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// How many remote addresses a socket remembers to have dialed: 8192 are some 300 KiB, and more than one node dials in
+/// How many remote addresses a socket remembers to have dialed: 8192 are some 600 KiB, and more than one node dials in
 /// the life of most sockets.
 const MAX_DIALED: usize = 8192;
 
@@ -126,17 +126,23 @@ impl SocketFactory {
 #[derive(Debug, Default)]
 pub(crate) struct Dialed {
     remotes: HashSet<SocketAddr>,
+    /// The same, oldest first.
+    order: VecDeque<SocketAddr>,
 }
 
 impl Dialed {
-    /// True once per remote: it may be dialed from this socket. Never true when the memory is full.
+    /// True once per remote: it may be dialed from this socket. When the memory is full, the oldest dial is forgotten.
     pub(crate) fn claim(&mut self, remote: SocketAddr) -> bool {
-        !self.is_full() && self.remotes.insert(remote)
-    }
-
-    /// Will every `claim` fail from now on?
-    fn is_full(&self) -> bool {
-        self.remotes.len() >= MAX_DIALED
+        if !self.remotes.insert(remote) {
+            return false;
+        }
+        self.order.push_back(remote);
+        if self.order.len() > MAX_DIALED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.remotes.remove(&oldest);
+        }
+        true
     }
 }
 
@@ -168,7 +174,6 @@ impl DialSockets {
         };
         if let Some(shared) = slot
             && let Some(socket) = shared.socket.upgrade()
-            && !shared.dialed.is_full()
         {
             if shared.dialed.claim(remote) {
                 return Ok(socket);
@@ -282,12 +287,16 @@ mod tests {
     }
 
     #[test]
-    fn a_full_memory_permits_no_further_dial() {
+    fn a_full_memory_forgets_the_oldest_dial() {
         let mut dialed = Dialed::default();
         for port in 0..MAX_DIALED {
             assert!(dialed.claim(remote(u16::try_from(port).unwrap())));
         }
-        assert!(!dialed.claim(remote(u16::MAX)));
+        assert!(dialed.claim(remote(u16::MAX)));
+        assert!(!dialed.claim(remote(1)), "the second is remembered");
+        assert!(dialed.claim(remote(0)), "the first is not");
+        assert_eq!(dialed.remotes.len(), MAX_DIALED);
+        assert_eq!(dialed.order.len(), MAX_DIALED);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::{
     future::Future,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
@@ -74,6 +74,26 @@ impl WeakSocketHandle {
     }
 }
 
+/// A socket whose handles may all be gone, while inbound connections still use it.
+#[derive(Debug)]
+pub(crate) struct RetiredSocket {
+    shared: Weak<SocketShared>,
+}
+
+impl RetiredSocket {
+    /// A handle to the socket, if its driver still runs.
+    pub(crate) fn revive(&self) -> Option<SocketHandle> {
+        let user = SocketUser::revive(self.shared.upgrade()?)?;
+        Some(SocketHandle { user })
+    }
+
+    /// The bound address, if the driver still runs.
+    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
+        let shared = self.shared.upgrade()?;
+        (!shared.is_dead()).then(|| shared.local_addr())
+    }
+}
+
 impl fmt::Debug for WeakSocketHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WeakSocketHandle").finish_non_exhaustive()
@@ -98,6 +118,13 @@ impl SocketHandle {
 
     fn shared(&self) -> &Arc<SocketShared> {
         self.user.shared()
+    }
+
+    /// What is needed to take the socket up again after all handles are gone. See [`RetiredSocket::revive`].
+    pub(crate) fn retire(&self) -> RetiredSocket {
+        RetiredSocket {
+            shared: Arc::downgrade(self.shared()),
+        }
     }
 
     /// Access that does not keep the driver running.
@@ -274,6 +301,9 @@ impl Driver {
     /// consequences to the application and to the network.
     fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
         let abandoned = self.serve_requests(cx, now);
+        if !abandoned {
+            self.drain_until = None;
+        }
         if self
             .endpoint
             .poll_timeout()
@@ -291,7 +321,11 @@ impl Driver {
         more |= blocked && flushed.is_ready();
         self.record();
         if abandoned && self.is_drained(now, flushed) {
-            return Turn::Ended;
+            if self.shared.finish() {
+                return Turn::Ended;
+            }
+            // Somebody listens on it again.
+            more = true;
         }
         if more { Turn::More } else { self.park(cx, now) }
     }
@@ -312,15 +346,12 @@ impl Driver {
                         .visit_connection(&mut self.endpoint, now, id, &mut self.wakes);
                 }
                 Request::Stream(id, channel) => {
-                    if let Some(rtt) = self.table.visit_stream(
+                    self.table.visit_stream(
                         &mut self.endpoint,
                         now,
                         (id, channel),
                         &mut self.wakes,
-                    ) && self.recorder.is_enabled()
-                    {
-                        self.recorder.record_rtt(rtt);
-                    }
+                    );
                 }
             }
         }
@@ -413,6 +444,9 @@ impl Driver {
     }
 
     fn record(&mut self) {
+        for rtt in self.table.take_rtts() {
+            self.recorder.record_rtt(rtt);
+        }
         if !self.recorder.is_enabled() {
             return;
         }

@@ -14,6 +14,26 @@ use crate::{
 };
 
 /// Why listening, dialing or setting a connection up failed.
+///
+/// The text of an error does not repeat its [`source`](std::error::Error::source): print the whole chain. libp2p wraps
+/// this error: its `TransportError` prints nothing of its own, so that `{error}` of what `Swarm::listen_on` gives is
+/// empty, and its `DialError` holds one error per address.
+///
+/// ```
+/// fn describe(error: &dyn std::error::Error) -> String {
+///     let mut texts = vec![error.to_string()];
+///     let mut source = error.source();
+///     while let Some(error) = source {
+///         texts.push(error.to_string());
+///         source = error.source();
+///     }
+///     texts.retain(|text| !text.is_empty());
+///     texts.join(": ")
+/// }
+/// let error = libp2p_core::transport::TransportError::Other(libp2p_rtc::Error::NoCerthash);
+/// assert_eq!(error.to_string(), "");
+/// assert_eq!(describe(&error), "the address has no certificate hash");
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -29,7 +49,12 @@ pub enum Error {
     /// Port zero can be listened on, not dialed.
     #[error("port zero cannot be dialed")]
     ZeroPort,
-    /// A value in [`Config`](crate::Config) is out of its range or contradicts another one.
+    /// A link-local IPv6 address means nothing without the interface, which an address of this transport cannot name.
+    #[error(
+        "a link-local IPv6 address needs a scope (the interface), which the address cannot name"
+    )]
+    MissingScope,
+    /// A value in [`Config`](crate::Config) is out of its range.
     #[error("the configuration cannot be used")]
     Config(#[from] ConfigError),
     /// DTLS cannot use the configured certificate or its key.
@@ -47,7 +72,10 @@ pub enum Error {
     /// The connection was not set up in time; `phase` says how far it got.
     #[error("the connection was not set up in time, it stood at {phase}")]
     TimedOut {
-        /// The step that did not finish. [`Phase::Ice`] means that nobody answered at all.
+        /// The step that did not finish. [`Phase::Ice`] means that nobody answered at all: nobody is there, a firewall
+        /// drops the packets, or another transport holds the port. A listener that is full, or that has no room for
+        /// another set-up ([`Limits::max_handshakes`](crate::Limits::max_handshakes)), looks like a silent one in
+        /// [`Phase::Dtls`]: it answers the address check, because that costs it nothing, and keeps silent from then on.
         phase: Phase,
     },
     /// The peer presented a certificate that matches no hash in the dialed address.
@@ -117,11 +145,13 @@ pub(crate) fn address_error(
         DialAddrError::UnsupportedHash => Error::UnsupportedCerthash,
         DialAddrError::UnspecifiedAddress => Error::UnspecifiedAddress,
         DialAddrError::ZeroPort => Error::ZeroPort,
+        DialAddrError::MissingScope => Error::MissingScope,
     })
 }
 
 /// The steps of setting a connection up, in their order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub enum Phase {
     /// The address check (STUN).
     Ice,
@@ -156,6 +186,21 @@ impl From<proto::Phase> for Phase {
 }
 
 /// Why a connection ended. Every handle of one connection reports the same reason.
+///
+/// A [`Stream`](crate::Stream) of the connection gives it inside an [`io::Error`] (see
+/// [`get_ref`](io::Error::get_ref)), whose kind tells the reasons apart, as [`kind`](Self::kind) does here:
+///
+/// | what happened | `io::ErrorKind` | predicate |
+/// | --- | --- | --- |
+/// | this side closed the connection | `NotConnected` | [`is_local`](Self::is_local) |
+/// | the peer closed it | `ConnectionReset` | [`is_remote`](Self::is_remote) |
+/// | the peer made a new connection from the same address | `ConnectionReset` | [`is_replaced`](Self::is_replaced) |
+/// | the peer fell silent, or the set-up took too long | `TimedOut` | [`is_timeout`](Self::is_timeout) |
+/// | nobody listens at the remote address | `ConnectionRefused` | [`is_refused`](Self::is_refused) |
+/// | the peer's certificate is not the one in its address | `PermissionDenied` | |
+/// | the socket has a connection to that address already | `AddrInUse` | |
+/// | the peer broke the protocol | `InvalidData` | [`is_misbehaviour`](Self::is_misbehaviour) |
+/// | DTLS or SCTP gave up | `ConnectionAborted` | |
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ConnectionError(CloseReason);
@@ -179,9 +224,39 @@ impl ConnectionError {
         )
     }
 
+    /// The peer began a new connection from the same address, which ends the old one: it was restarted.
+    pub fn is_replaced(&self) -> bool {
+        self.0 == CloseReason::Replaced
+    }
+
+    /// Nobody listens at the remote address.
+    pub fn is_refused(&self) -> bool {
+        self.0 == CloseReason::Refused
+    }
+
     /// The peer broke a rule of the protocol.
     pub fn is_misbehaviour(&self) -> bool {
         matches!(self.0, CloseReason::Misbehaved(_))
+    }
+
+    /// What the connection's streams report, see the table above.
+    pub fn kind(&self) -> io::ErrorKind {
+        match self.0 {
+            CloseReason::Local => io::ErrorKind::NotConnected,
+            CloseReason::Remote | CloseReason::Replaced => io::ErrorKind::ConnectionReset,
+            CloseReason::TimedOut | CloseReason::HandshakeTimedOut(_) => io::ErrorKind::TimedOut,
+            CloseReason::Refused => io::ErrorKind::ConnectionRefused,
+            CloseReason::CertificateMismatch => io::ErrorKind::PermissionDenied,
+            CloseReason::AddressInUse => io::ErrorKind::AddrInUse,
+            CloseReason::Misbehaved(_) => io::ErrorKind::InvalidData,
+            CloseReason::Engine(_) => io::ErrorKind::ConnectionAborted,
+        }
+    }
+}
+
+impl From<ConnectionError> for io::Error {
+    fn from(error: ConnectionError) -> Self {
+        Self::new(error.kind(), error)
     }
 }
 

@@ -23,7 +23,7 @@ use crate::transport::{
     addr::{listen_addr, remote_addr},
     connecting::Connecting,
     dialer::{Dialed, SocketFactory},
-    driver::SocketHandle,
+    driver::{RetiredSocket, SocketHandle},
     error::Error,
 };
 
@@ -56,6 +56,13 @@ impl From<IncomingConnection> for TransportEvent<Connecting, Error> {
     }
 }
 
+/// What a removed listener leaves behind, for as long as connections keep its socket.
+#[derive(Debug)]
+pub(crate) struct Retired {
+    pub(crate) socket: RetiredSocket,
+    pub(crate) dialed: Dialed,
+}
+
 /// See the module's documentation.
 pub(crate) struct Listener {
     id: ListenerId,
@@ -84,6 +91,29 @@ impl Listener {
         factory: Arc<SocketFactory>,
     ) -> Result<Self, Error> {
         let socket = factory.bind(addr, true)?;
+        Self::with_socket(id, factory, socket, Dialed::default())
+    }
+
+    /// Listens again on a socket that has been a listener's.
+    ///
+    /// # Errors
+    /// When the system gives no list of interfaces.
+    pub(crate) fn resume(
+        id: ListenerId,
+        factory: Arc<SocketFactory>,
+        socket: SocketHandle,
+        dialed: Dialed,
+    ) -> Result<Self, Error> {
+        socket.set_accept_incoming(true);
+        Self::with_socket(id, factory, socket, dialed)
+    }
+
+    fn with_socket(
+        id: ListenerId,
+        factory: Arc<SocketFactory>,
+        socket: SocketHandle,
+        dialed: Dialed,
+    ) -> Result<Self, Error> {
         let mut listener = Self {
             id,
             socket,
@@ -93,7 +123,7 @@ impl Listener {
             events: VecDeque::new(),
             closed: false,
             waker: None,
-            dialed: Dialed::default(),
+            dialed,
         };
         let bound = listener.socket.local_addr();
         if bound.ip().is_unspecified() {
@@ -124,11 +154,11 @@ impl Listener {
         !self.closed && fits(self.socket.local_addr().ip(), remote)
     }
 
-    /// Stops accepting, expires all addresses and ends the stream. Existing connections live on. False if that was done
-    /// before.
-    pub(crate) fn close(&mut self) -> bool {
+    /// Stops accepting, expires all addresses and ends the stream. Existing connections live on. What is left of it, or
+    /// `None` if that was done before.
+    pub(crate) fn close(&mut self) -> Option<Retired> {
         if std::mem::replace(&mut self.closed, true) {
-            return false;
+            return None;
         }
         self.watcher = None;
         self.socket.set_accept_incoming(false);
@@ -143,7 +173,10 @@ impl Listener {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
-        true
+        Some(Retired {
+            socket: self.socket.retire(),
+            dialed: std::mem::take(&mut self.dialed),
+        })
     }
 
     /// Queues the announcement of a new address.
@@ -230,7 +263,10 @@ impl Stream for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.socket.set_accept_incoming(false);
+        // A closed one has no say any more: somebody may listen on its socket again.
+        if !self.closed {
+            self.socket.set_accept_incoming(false);
+        }
     }
 }
 

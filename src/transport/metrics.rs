@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue},
+    encoding::EncodeLabelSet,
     metrics::{
         counter::Counter,
         family::Family,
@@ -20,6 +20,30 @@ use prometheus_client::{
 use crate::proto::{Counters, DropReason, HandshakePhase, Phase, Side};
 
 /// The figures of one or more transports.
+///
+/// | metric | kind, unit | labels | what it counts |
+/// | --- | --- | --- | --- |
+/// | `libp2p_rtc_connections` | gauge | | connections, those being set up included |
+/// | `libp2p_rtc_handshakes` | gauge | | inbound connections being set up |
+/// | `libp2p_rtc_streams` | gauge | | open streams, and one per connection for the handshake |
+/// | `libp2p_rtc_handshake_phase_duration_seconds` | histogram, seconds | `side`: `dialer`, `listener`; `phase`: `ice` (dialers only), `dtls`, `sctp`, `noise`; `outcome`: `ok`, `failed` | each phase of a set-up |
+/// | `libp2p_rtc_rtt_seconds` | histogram, seconds | | smoothed round-trip times: of each connection with traffic on its streams one sample, and another at most every 5 s |
+/// | `libp2p_rtc_traffic_bytes_total` | counter, bytes | `direction`: `in`, `out` | UDP payload |
+/// | `libp2p_rtc_datagrams_total` | counter | `direction`: `in`, `out` | UDP datagrams |
+/// | `libp2p_rtc_retransmissions_total` | counter | | SCTP chunks sent again |
+/// | `libp2p_rtc_stalled_streams_total` | counter | | streams reset because nobody read them ([`Limits::stalled_stream_timeout`](crate::Limits::stalled_stream_timeout)) |
+/// | `libp2p_rtc_rejected_packets_total` | counter | `reason`: see below | received datagrams that were dropped |
+///
+/// Reasons of dropped datagrams: of the first contact `unclassified`, `malformed_stun`, `unexpected_stun`,
+/// `bad_username`, `bad_integrity`, `role_conflict`, `foreign_username`, `not_listening`, `unchecked_address`,
+/// `not_client_hello`, `oversized_dtls`, `no_cookie` (not lost: the peer asks again with one), `handshake_flood`; for a limit
+/// `too_many_connections`, `too_many_handshakes`, `too_many_from_subnet`, `too_many_addresses`, `amplification`; within or
+/// after a connection `malformed_sctp`, `unused_sctp` (late, repeated; honest peers send some), `refused_stream`,
+/// `stray_message`, `after_close`.
+/// Later versions may add reasons.
+///
+/// The registry is that of `prometheus-client` 0.25: your `Cargo.toml` needs this version of it, as `libp2p-metrics` of
+/// libp2p 0.57 does.
 ///
 /// ```
 /// use libp2p_rtc::{Config, Metrics};
@@ -90,7 +114,7 @@ impl Inner {
         );
         registry.register(
             "handshakes",
-            "Connections being set up",
+            "Inbound connections being set up",
             self.handshakes.clone(),
         );
         registry.register(
@@ -120,7 +144,7 @@ impl Inner {
         );
         registry.register_with_unit(
             "rtt",
-            "Smoothed round-trip time of connections, sampled while they are in use",
+            "Smoothed round-trip time of connections, sampled at most every 5 s while their streams carry data",
             Unit::Seconds,
             self.rtt.clone(),
         );
@@ -216,7 +240,7 @@ impl Recorder {
                 *last = now;
             }
         };
-        let [received, sent] = [Direction::In, Direction::Out].map(|direction| {
+        let [received, sent] = ["in", "out"].map(|direction| {
             let labels = DirectionLabels { direction };
             (
                 inner.bytes.get_or_create_owned(&labels),
@@ -278,54 +302,27 @@ impl Drop for Recorder {
 /// Labels of `handshake_phase_duration`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct PhaseLabels {
-    side: SideLabel,
-    phase: PhaseLabel,
-    outcome: Outcome,
+    side: &'static str,
+    phase: &'static str,
+    outcome: &'static str,
 }
 
 impl From<&HandshakePhase> for PhaseLabels {
     fn from(phase: &HandshakePhase) -> Self {
         Self {
             side: match phase.side {
-                Side::Dialer => SideLabel::Dialer,
-                Side::Listener => SideLabel::Listener,
+                Side::Dialer => "dialer",
+                Side::Listener => "listener",
             },
             phase: match phase.phase {
-                Phase::Ice => PhaseLabel::Ice,
-                Phase::Dtls => PhaseLabel::Dtls,
-                Phase::Sctp => PhaseLabel::Sctp,
-                Phase::Noise => PhaseLabel::Noise,
+                Phase::Ice => "ice",
+                Phase::Dtls => "dtls",
+                Phase::Sctp => "sctp",
+                Phase::Noise => "noise",
             },
-            outcome: if phase.ok {
-                Outcome::Ok
-            } else {
-                Outcome::Failed
-            },
+            outcome: if phase.ok { "ok" } else { "failed" },
         }
     }
-}
-
-/// Who opened the connection.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
-enum SideLabel {
-    Dialer,
-    Listener,
-}
-
-/// The phase of the set-up.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
-enum PhaseLabel {
-    Ice,
-    Dtls,
-    Sctp,
-    Noise,
-}
-
-/// How the phase ended.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
-enum Outcome {
-    Ok,
-    Failed,
 }
 
 /// Labels of `rejected_packets`.
@@ -337,12 +334,82 @@ struct RejectLabels {
 /// Labels of `traffic` and `datagrams`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct DirectionLabels {
-    direction: Direction,
+    direction: &'static str,
 }
 
-/// Which way a datagram went.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
-enum Direction {
-    In,
-    Out,
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text;
+
+    use super::*;
+
+    /// Everything that the documentation of [`Metrics`] names in its table.
+    const DOCUMENTED: [&str; 10] = [
+        "libp2p_rtc_handshake_phase_duration_seconds",
+        "libp2p_rtc_handshakes",
+        "libp2p_rtc_connections",
+        "libp2p_rtc_streams",
+        "libp2p_rtc_rejected_packets_total",
+        "libp2p_rtc_traffic_bytes_total",
+        "libp2p_rtc_datagrams_total",
+        "libp2p_rtc_rtt_seconds",
+        "libp2p_rtc_retransmissions_total",
+        "libp2p_rtc_stalled_streams_total",
+    ];
+
+    /// A page with a value for every metric.
+    fn page() -> String {
+        let mut registry = Registry::default();
+        let mut recorder = Recorder::new(Some(Metrics::new(&mut registry)));
+        recorder.record_phase(&HandshakePhase {
+            side: Side::Dialer,
+            phase: Phase::Ice,
+            duration: Duration::from_millis(1),
+            ok: true,
+        });
+        recorder.record_rtt(Duration::from_millis(1));
+        let counters = Counters {
+            dropped: [1; DropReason::COUNT],
+            bytes_received: 1,
+            ..Counters::default()
+        };
+        recorder.update(&counters, 1, 1);
+        let mut page = String::new();
+        text::encode(&mut page, &registry).unwrap();
+        page
+    }
+
+    #[test]
+    fn every_metric_is_documented() {
+        let page = page();
+        let names: Vec<_> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+            .collect();
+        assert_eq!(names.len(), DOCUMENTED.len(), "{names:?}");
+        for name in DOCUMENTED {
+            assert!(page.contains(&format!("\n{name}")), "{name}\n{page}");
+        }
+    }
+
+    #[test]
+    fn every_reason_is_documented() {
+        let (documentation, _) = include_str!("metrics.rs").split_once("pub struct").unwrap();
+        for reason in DropReason::ALL {
+            let reason = format!("`{}`", reason.as_str());
+            assert!(documentation.contains(&reason), "{reason}");
+        }
+    }
+
+    #[test]
+    fn labels_are_in_snake_case() {
+        let page = page();
+        let values = page.split('"').skip(1).step_by(2);
+        for value in values.filter(|value| value.parse::<f64>().is_err() && *value != "+Inf") {
+            assert!(
+                value.chars().all(|c| c.is_ascii_lowercase() || c == '_'),
+                "{value}"
+            );
+        }
+    }
 }

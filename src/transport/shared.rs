@@ -3,10 +3,11 @@
 //! [`SocketShared`] carries requests to the driver and new connections from it, [`ConnectionShared`] belongs to one
 //! connection, [`StreamShared`] to one stream. Handles ([`Connection`](super::Connection), [`Stream`](super::Stream),
 //! the transport) and the driver call their methods; nothing else in the crate locks. The rules, which hold because the
-//! locks are private to these three files: never two locks at once, never across an await, wakers are called after
+//! locks are private to these files: never two locks at once, never across an await, wakers are called after
 //! release. What is done with the moved bytes and flags is not decided here.
 
 mod connection;
+mod ends;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -86,7 +87,7 @@ pub(crate) enum Request {
     AcceptIncoming(bool),
 }
 
-/// Who is left to use a socket.
+/// Who is left to use a socket. An abandoned one can be taken up again, a dead one cannot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Lifecycle {
     /// The transport uses it.
@@ -116,7 +117,21 @@ struct SocketGuard(Arc<SocketShared>);
 
 impl SocketUser {
     pub(crate) fn new(shared: Arc<SocketShared>) -> Self {
+        lock(&shared.state).users += 1;
         Self(Arc::new(SocketGuard(shared)))
+    }
+
+    /// A user of a socket that may have none any more; `None` when its driver has ended.
+    pub(crate) fn revive(shared: Arc<SocketShared>) -> Option<Self> {
+        {
+            let mut state = lock(&shared.state);
+            if state.lifecycle == Lifecycle::Dead {
+                return None;
+            }
+            state.lifecycle = Lifecycle::Used;
+            state.users += 1;
+        }
+        Some(Self(Arc::new(SocketGuard(shared))))
     }
 
     pub(crate) fn shared(&self) -> &Arc<SocketShared> {
@@ -149,6 +164,8 @@ struct SocketState {
     /// Does anybody take them?
     accepting: bool,
     incoming_waker: Option<Waker>,
+    /// [`SocketGuard`]s.
+    users: usize,
     lifecycle: Lifecycle,
 }
 
@@ -163,6 +180,7 @@ impl SocketShared {
                 incoming: VecDeque::new(),
                 accepting: true,
                 incoming_waker: None,
+                users: 0,
                 lifecycle: Lifecycle::Used,
             }),
         })
@@ -247,10 +265,19 @@ impl SocketShared {
         self.push(Request::AcceptIncoming(accept)).ok();
     }
 
-    /// The last [`SocketUser`] is gone.
+    /// Has the driver ended?
+    pub(crate) fn is_dead(&self) -> bool {
+        lock(&self.state).lifecycle == Lifecycle::Dead
+    }
+
+    /// A [`SocketGuard`] is gone; if it was the last one, the driver is told.
     fn abandon(&self) {
         let (driver, unclaimed) = {
             let mut state = lock(&self.state);
+            state.users -= 1;
+            if state.users > 0 {
+                return;
+            }
             if state.lifecycle == Lifecycle::Used {
                 state.lifecycle = Lifecycle::Abandoned;
             }
@@ -260,6 +287,15 @@ impl SocketShared {
         if let Some(driver) = driver {
             driver.wake();
         }
+    }
+
+    /// Driver: everything is said. True if it may end, and then nobody can use it any more.
+    pub(crate) fn finish(&self) -> bool {
+        let mut state = lock(&self.state);
+        if state.lifecycle == Lifecycle::Abandoned {
+            state.lifecycle = Lifecycle::Dead;
+        }
+        state.lifecycle == Lifecycle::Dead
     }
 
     /// Driver: it ends. Returns the requests that nobody will serve.

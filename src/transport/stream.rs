@@ -1,7 +1,7 @@
 //! [`Stream`]: a libp2p stream to the user, a data channel below.
 //!
-//! It is one handle on [`StreamShared`], which does the work together with the driver. What an
-//! [`io::ErrorKind`] means is listed here; the states of the two directions are the core's matter.
+//! It is one handle on [`StreamShared`], which does the work together with the driver. What the errors mean is listed
+//! here and at [`ConnectionError`](crate::ConnectionError); the states of the two directions are the core's matter.
 
 use std::{
     fmt, io,
@@ -13,7 +13,6 @@ use std::{
 use futures::{AsyncRead, AsyncWrite};
 
 use super::shared::StreamShared;
-use crate::{ConnectionError, proto::CloseReason};
 
 /// An ordered, reliable stream of bytes in both directions, each of which is closed on its own.
 ///
@@ -33,6 +32,17 @@ use crate::{ConnectionError, proto::CloseReason};
 /// | this side closed | goes on | writing `BrokenPipe`, flushing `Ok` | `Ok` |
 /// | this side reset or stopped it | `BrokenPipe` | `ConnectionReset` after a reset | `ConnectionReset` after a reset, `Ok` if closed before |
 /// | the connection ended | buffered bytes, then the error of the connection | the error of the connection | the same, `Ok` if closed before |
+///
+/// The names are of [`io::ErrorKind`]. The error of the connection is a [`ConnectionError`](crate::ConnectionError)
+/// inside the [`io::Error`]; there stands which kind each reason has:
+///
+/// ```
+/// use libp2p_rtc::ConnectionError;
+///
+/// fn has_connection_ended(error: &std::io::Error) -> bool {
+///     error.get_ref().is_some_and(|inner| inner.is::<ConnectionError>())
+/// }
+/// ```
 pub struct Stream {
     shared: Arc<StreamShared>,
 }
@@ -99,33 +109,5 @@ impl Drop for Stream {
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stream").finish_non_exhaustive()
-    }
-}
-
-/// What a stream reports when its connection has ended. The [`ConnectionError`] is inside.
-///
-/// | reason | kind |
-/// | --- | --- |
-/// | this side closed the connection | `NotConnected` |
-/// | the peer closed it, or made a new one from the same address | `ConnectionReset` |
-/// | the peer fell silent, the set-up took too long | `TimedOut` |
-/// | nobody listens there | `ConnectionRefused` |
-/// | wrong certificate | `PermissionDenied` |
-/// | the socket has a connection to that address already | `AddrInUse` |
-/// | the peer broke the protocol | `InvalidData` |
-/// | the engine gave up | `ConnectionAborted` |
-impl From<CloseReason> for io::Error {
-    fn from(reason: CloseReason) -> Self {
-        let kind = match reason {
-            CloseReason::Local => io::ErrorKind::NotConnected,
-            CloseReason::Remote | CloseReason::Replaced => io::ErrorKind::ConnectionReset,
-            CloseReason::TimedOut | CloseReason::HandshakeTimedOut(_) => io::ErrorKind::TimedOut,
-            CloseReason::Refused => io::ErrorKind::ConnectionRefused,
-            CloseReason::CertificateMismatch => io::ErrorKind::PermissionDenied,
-            CloseReason::AddressInUse => io::ErrorKind::AddrInUse,
-            CloseReason::Misbehaved(_) => io::ErrorKind::InvalidData,
-            CloseReason::Engine(_) => io::ErrorKind::ConnectionAborted,
-        };
-        Self::new(kind, ConnectionError::from(reason))
     }
 }

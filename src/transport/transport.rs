@@ -20,7 +20,7 @@ use libp2p_core::{
 use libp2p_identity::PeerId;
 
 use crate::transport::{
-    addr::{DialAddrError, parse_dial, parse_listen},
+    addr::{DialAddrError, needs_scope, parse_dial, parse_listen},
     config::Config,
     connecting::Connecting,
     connection::Connection,
@@ -28,7 +28,7 @@ use crate::transport::{
     driver::SocketHandle,
     error::{Error, address_error},
     hole_punch::{self, HolePunches},
-    listener::{Listener, ListenerEvent},
+    listener::{Listener, ListenerEvent, Retired},
 };
 
 /// A libp2p transport for `/webrtc-direct` addresses: listens and dials.
@@ -42,11 +42,28 @@ use crate::transport::{
 /// | dial | `/ip4/192.0.2.1/udp/9090/webrtc-direct/certhash/uEi…`, with or without `/p2p/…` at the end |
 ///
 /// A dial needs no listener. With [`PortUse::Reuse`] it leaves from the socket of a listener that fits, so that the peer
-/// sees the address we listen on; a second dial to one remote address always leaves from another port, because some
-/// deployed listeners never answer a source address again.
+/// sees the address we listen on; a second dial to one remote address leaves from another port, because some deployed
+/// listeners never answer a source address again. A socket remembers its last 8192 dials for that.
+///
+/// # How long a port is taken
+///
+/// A socket lives as long as its connections do. After `remove_listener` the connections go on, and the same transport
+/// can listen on the address again at once: it takes the socket up again. Another transport or process cannot bind the
+/// port before the last connection has ended.
+///
+/// When the transport and its connections are dropped (`drop(swarm)`), its sockets outlive it for the farewell: what was
+/// flushed is sent, and the peers are told. That takes about a round trip, and
+/// [`Limits::close_timeout`](crate::Limits::close_timeout) (2 s) where a peer does not answer. It happens in tasks of the
+/// tokio runtime, so that a new transport that binds the same port in the next line still finds it taken (`Address
+/// already in use`): await a little and try again, or close the connections first (`Swarm::disconnect_peer_id`) and wait
+/// for their `ConnectionClosed`. A runtime that is shut down closes its sockets at once, without a word to the peers.
 pub struct Transport {
     factory: Arc<SocketFactory>,
     listeners: SelectAll<Listener>,
+    /// Of removed listeners: a socket that connections still use holds its port, and can be listened on again.
+    retired: Vec<Retired>,
+    /// Somebody was told that the addresses of this node will not last.
+    warned: bool,
     dial_sockets: DialSockets,
     punches: HolePunches,
     /// Of the task that polls us: a new listener must be polled although nobody has woken the others.
@@ -59,6 +76,8 @@ impl Transport {
         Self {
             factory: Arc::new(SocketFactory::new(config)),
             listeners: SelectAll::new(),
+            retired: Vec::new(),
+            warned: false,
             dial_sockets: DialSockets::default(),
             punches: HolePunches::default(),
             waker: None,
@@ -94,6 +113,33 @@ impl Transport {
                     None => self.factory.bind_for(remote),
                 }
             }
+        }
+    }
+
+    /// A listener on a new socket, or on that of a removed listener, which holds the port while its connections last.
+    fn listener(&mut self, id: ListenerId, addr: SocketAddr) -> Result<Listener, Error> {
+        let factory = Arc::clone(&self.factory);
+        let held = self
+            .retired
+            .iter()
+            .position(|retired| retired.socket.local_addr() == Some(addr));
+        if let Some(index) = held {
+            let Retired { socket, dialed } = self.retired.swap_remove(index);
+            if let Some(socket) = socket.revive() {
+                return Listener::resume(id, factory, socket, dialed);
+            }
+        }
+        Listener::bind(id, addr, factory)
+    }
+
+    /// Once: the node announces addresses that die with this process.
+    fn warn_of_lost_certificate(&mut self) {
+        let is_lost = self.factory.config.is_certificate_lost;
+        if is_lost && !std::mem::replace(&mut self.warned, true) {
+            tracing::warn!(
+                "an RSA identity gives no certificate: this one is random, and the certhash in the node's addresses \
+                 changes with every start; store a certificate and set it with Config::with_certificate"
+            );
         }
     }
 
@@ -152,7 +198,11 @@ impl libp2p_core::Transport for Transport {
         let Some(socket_addr) = parse_listen(&addr) else {
             return Err(TransportError::MultiaddrNotSupported(addr));
         };
-        let listener = Listener::bind(id, socket_addr, Arc::clone(&self.factory))?;
+        if needs_scope(socket_addr) {
+            return Err(Error::MissingScope.into());
+        }
+        let listener = self.listener(id, socket_addr)?;
+        self.warn_of_lost_certificate();
         self.listeners.push(listener);
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -161,10 +211,16 @@ impl libp2p_core::Transport for Transport {
     }
 
     fn remove_listener(&mut self, id: ListenerId) -> bool {
-        self.listeners
+        let removed = self
+            .listeners
             .iter_mut()
             .find(|listener| listener.id() == id)
-            .is_some_and(Listener::close)
+            .and_then(Listener::close);
+        self.retired
+            .retain(|retired| retired.socket.local_addr().is_some());
+        let is_removed = removed.is_some();
+        self.retired.extend(removed);
+        is_removed
     }
 
     fn dial(

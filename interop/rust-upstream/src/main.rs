@@ -1,84 +1,56 @@
-//! The interoperability peer made of upstream `libp2p-webrtc` 0.10.0-alpha, and the runner that
-//! tries our node against it in both directions.
-//!
-//! `listen` and `dial` follow the contract of this repository's `node` example, so the runner can
-//! also be pointed at this program itself: that shows what upstream can do with upstream.
+//! The interoperability peer made of upstream `libp2p-webrtc` 0.10.0-alpha: v1 only, both directions.
 
-mod checks;
-mod dial;
-mod listen;
-mod peer;
-mod runner;
+use std::{fs, path::PathBuf, process::ExitCode};
 
-use std::process::ExitCode;
-
-use clap::{Parser, Subcommand};
-use serde_json::Value;
-
-/// Any error; it ends up as text in a result.
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-/// The command line.
-#[derive(Debug, Parser)]
-#[command(about = "Interoperability peer: libp2p-webrtc 0.10.0-alpha")]
-struct Args {
-    /// What to be.
-    #[command(subcommand)]
-    role: Role,
-}
-
-/// What this process is to be.
-#[derive(Debug, Subcommand)]
-enum Role {
-    /// Prints its addresses and serves identify, ping and /echo/1.0.0 until SIGTERM.
-    Listen(listen::ListenArgs),
-    /// Dials and tries scenarios, one JSON line each; exit status 0 only if all worked.
-    Dial(dial::DialArgs),
-    /// Tries a node program against this one, both directions.
-    Run(runner::RunArgs),
-}
+use interop_peer::{Failure, Implementation, Muxed, Settings};
+use libp2p::{Transport as _, core::muxing::StreamMuxerBox};
+use libp2p_webrtc::tokio::{Certificate, Transport};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
-    peer::choose_provider();
-    let outcome = match Args::parse().role {
-        Role::Listen(args) => listen::run(args).await.map(|()| true),
-        Role::Dial(args) => dial::run(args).await,
-        Role::Run(args) => runner::run(args).await,
+    choose_provider();
+    interop_peer::run(&Implementation {
+        name: "rust-upstream",
+        version: "libp2p-webrtc 0.10.0-alpha",
+        listens_to_dial: true,
+        transport,
+    })
+    .await
+}
+
+/// Upstream's transport.
+fn transport(settings: &Settings) -> Result<Muxed, Failure> {
+    let certificate = certificate(settings.seed)?;
+    Ok(Transport::new(settings.key.clone(), certificate)
+        .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)))
+        .boxed())
+}
+
+/// Upstream derives no certificate from a key: who wants the same address after a restart has to store one. The
+/// program does so in the folder for temporary files, for those that are started with a seed.
+fn certificate(seed: Option<u64>) -> Result<Certificate, Failure> {
+    let Some(seed) = seed else {
+        return Ok(Certificate::generate(&mut rand::rng())?);
     };
-    match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("rust-upstream: {error}");
-            ExitCode::FAILURE
-        }
+    let path = store().join(format!("rust-upstream-{seed}.pem"));
+    if let Ok(text) = fs::read_to_string(&path) {
+        return Ok(Certificate::from_pem(&text)?);
     }
+    let certificate = Certificate::generate(&mut rand::rng())?;
+    fs::write(&path, certificate.serialize_pem())?;
+    Ok(certificate)
 }
 
-/// Prints one line at once, even into a pipe.
-fn print(value: &Value) {
-    use std::io::Write as _;
-    println!("{value}");
-    // Nobody can be told when the output is gone.
-    let _ = std::io::stdout().flush();
+/// Where certificates are stored.
+fn store() -> PathBuf {
+    std::env::var_os("CERTIFICATES").map_or_else(std::env::temp_dir, PathBuf::from)
 }
 
-/// An error with all its causes, unless a text already contains its cause.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let inner = error.to_string();
-        if !text.contains(&inner) {
-            text = format!("{text}: {inner}");
-        }
-        cause = error.source();
-    }
-    text
+/// Chooses the cryptography of `libp2p-webrtc` for this process.
+///
+/// Its DTLS takes the process-wide default of rustls. When another crate of the same build enables a second provider
+/// (libp2p-quic enables aws-lc-rs, webrtc enables ring) there is no default, and upstream panics on every connection.
+fn choose_provider() {
+    // It only fails when a choice was made already.
+    drop(rustls::crypto::ring::default_provider().install_default());
 }

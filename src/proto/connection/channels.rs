@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{Connection, Context, Ice};
 use crate::proto::{
-    channel::{Channel, Link, Reaction, ReceiveHalf, SendHalf},
+    channel::{Channel, Charge, Link, Reaction, ReceiveHalf, SendHalf},
     config::Limits,
     credentials::IceVersion,
     dcep::{self, Dcep},
@@ -18,6 +18,9 @@ use crate::proto::{
 
 /// Channels a peer may open before it is authenticated; they are buffered until then.
 const MAX_EARLY_CHANNELS: usize = 64;
+/// Bytes of all channels that wait for their OPEN, and how long one waits.
+const MAX_EARLY_BUFFER: usize = 256 * 1024;
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a channel that the peer opened waits for the peer to close it.
 const LINGER: Duration = Duration::from_secs(1);
 /// Highest usable stream id (RFC 8831 section 6.2: 65535 is reserved).
@@ -47,7 +50,7 @@ impl Connection {
     }
 
     fn try_open(&mut self, cx: &mut Context<'_>) -> Option<ChannelId> {
-        if self.channels.len() >= cx.limits.max_streams {
+        if self.streams() >= cx.limits.max_streams {
             return None;
         }
         let stream = self.free_stream()?;
@@ -63,6 +66,13 @@ impl Connection {
             .insert(stream, Channel::open(id, cx.limits.max_receive_frame_size));
         cx.counters.channels_opened += 1;
         Some(id)
+    }
+
+    /// Streams of the application: the handshake channel is none.
+    fn streams(&self) -> usize {
+        let first = self.channels.get(&ChannelId::HANDSHAKE.stream);
+        let handshake = first.is_some_and(|channel| channel.id == ChannelId::HANDSHAKE);
+        self.channels.len() - usize::from(handshake)
     }
 
     fn free_stream(&mut self) -> Option<u16> {
@@ -101,10 +111,10 @@ impl Connection {
             .is_some_and(|sctp| sctp.write(stream, ppid, message).is_ok())
     }
 
-    pub(super) fn send_flag(&mut self, stream: u16, flag: Flag, code: Option<u32>) {
+    pub(super) fn send_flag(&mut self, stream: u16, flag: Flag, code: Option<u32>) -> bool {
         let mut message = BytesMut::new();
         frame::encode_flag(flag, code, &mut message);
-        self.send_message(stream, Ppid::Binary, &message.freeze());
+        self.send_message(stream, Ppid::Binary, &message.freeze())
     }
 
     /// SCTP has a message for a stream.
@@ -133,29 +143,37 @@ impl Connection {
             );
             return false;
         }
-        if !right_parity || self.channels.len() >= cx.limits.max_streams || self.closing.is_some() {
-            self.refuse(stream);
-            Self::drop_packet(cx, DropReason::StrayMessage);
+        // The first use of stream 0 is the handshake channel, which needs no OPEN. Its data may overtake the end of
+        // the SCTP set-up.
+        let handshake = stream == ChannelId::HANDSHAKE.stream && self.phase < Phase::Noise;
+        let too_many = !handshake && self.streams() >= cx.limits.max_streams;
+        if !right_parity || too_many || self.closing.is_some() {
+            // More messages of a stream that is being refused are nothing new.
+            if self.refuse(stream) {
+                Self::drop_packet(cx, DropReason::RefusedStream);
+            }
             return false;
         }
         let max_frame = cx.limits.max_receive_frame_size;
-        // The first use of stream 0 is the handshake channel, which needs no OPEN. Its data may overtake the end of
-        // the SCTP set-up.
-        let channel = if stream == ChannelId::HANDSHAKE.stream && self.phase < Phase::Noise {
-            Channel::open(ChannelId::HANDSHAKE, max_frame)
+        if handshake {
+            let channel = Channel::open(ChannelId::HANDSHAKE, max_frame);
+            self.channels.insert(stream, channel);
         } else {
-            Channel::early(self.next_id(stream), max_frame)
-        };
-        self.channels.insert(stream, channel);
+            let channel = Channel::early(self.next_id(stream), max_frame);
+            self.channels.insert(stream, channel);
+            self.set_channel_timer(stream, Some(cx.now + OPEN_TIMEOUT));
+        }
         true
     }
 
-    fn refuse(&mut self, stream: u16) {
-        self.send_flag(stream, Flag::ResetStream, None);
+    /// True: it was not refused before.
+    fn refuse(&mut self, stream: u16) -> bool {
+        let told = self.send_flag(stream, Flag::ResetStream, None);
         if let Some(sctp) = &mut self.sctp {
             // Fails only when the peer reset it in the same moment.
             sctp.reset(stream).unwrap_or_default();
         }
+        told
     }
 
     /// One message of a channel.
@@ -166,10 +184,13 @@ impl Connection {
                 let Some(channel) = self.channels.get_mut(&stream) else {
                     return;
                 };
-                let before = channel.buffered();
-                let reaction = channel.on_message(message.data);
-                self.buffered = (self.buffered + channel.buffered()).saturating_sub(before);
+                let before = channel.charge();
+                let mut reaction = channel.on_message(message.data);
+                channel.last_message = Some(cx.now);
+                let after = channel.charge();
+                self.recharge(before, after);
                 self.reads_in_pieces |= reaction.prefix_alone;
+                reaction.reset |= after.early > 0 && self.early_buffered > MAX_EARLY_BUFFER;
                 self.react(stream, reaction, cx);
             }
             // Text and empty messages are not libp2p's; the stream goes on.
@@ -195,8 +216,12 @@ impl Connection {
             self.reset(id, cx);
             return;
         }
+        let before = channel.charge();
         let reaction = channel.on_open(open.is_unordered());
+        let after = channel.charge();
         let id = channel.id;
+        self.recharge(before, after);
+        self.set_channel_timer(stream, None);
         self.unaccepted += 1;
         cx.counters.channels_opened += 1;
         let mut ack = BytesMut::new();
@@ -250,7 +275,14 @@ impl Connection {
             self.notify_reader(id);
             return;
         }
-        if reaction.fin_received && stream != ChannelId::HANDSHAKE.stream {
+        // A peer that takes nothing could ask again and again for an answer that waits to be sent.
+        let sent = || {
+            self.sctp
+                .as_ref()
+                .is_none_or(|sctp| sctp.stream_buffered(stream) == 0)
+        };
+        let acknowledge = reaction.fin_received || (reaction.fin_repeated && sent());
+        if acknowledge && stream != ChannelId::HANDSHAKE.stream {
             self.acknowledge_fin(id, cx);
         }
         self.close_if_done(stream, cx);
@@ -324,10 +356,10 @@ impl Connection {
         let Some(channel) = self.channel(id) else {
             return;
         };
-        let before = channel.buffered();
+        let before = channel.charge();
         let stopped = channel.stop_locally();
-        let after = channel.buffered();
-        self.buffered = (self.buffered + after).saturating_sub(before);
+        let after = channel.charge();
+        self.recharge(before, after);
         if stopped {
             self.send_flag(id.stream, Flag::StopSending, None);
         }
@@ -345,12 +377,12 @@ impl Connection {
         };
         let was_early = channel.link == Link::Early;
         let tell = channel.send != SendHalf::Reset;
-        let before = channel.buffered();
+        let before = channel.charge();
         channel.reset_locally();
         channel.owes_fin_ack = false;
         channel.link = Link::Open;
-        let after = channel.buffered();
-        self.buffered = (self.buffered + after).saturating_sub(before);
+        let after = channel.charge();
+        self.recharge(before, after);
         if tell {
             self.send_flag(id.stream, Flag::ResetStream, None);
         }
@@ -430,11 +462,11 @@ impl Connection {
         if channel.link == Link::Closing {
             return;
         }
-        let before = channel.buffered();
+        let before = channel.charge();
         let reaction = channel.on_link_closed();
-        let after = channel.buffered();
+        let after = channel.charge();
         channel.has_messages = false;
-        self.buffered = (self.buffered + after).saturating_sub(before);
+        self.recharge(before, after);
         self.set_channel_timer(stream, None);
         self.react(stream, reaction, cx);
     }
@@ -471,7 +503,7 @@ impl Connection {
     }
 
     fn forget(&mut self, channel: &Channel, cx: &mut Context<'_>) {
-        self.buffered = self.buffered.saturating_sub(channel.buffered());
+        self.recharge(channel.charge(), Charge::default());
         self.unaccepted = self
             .unaccepted
             .saturating_sub(usize::from(channel.unaccepted));

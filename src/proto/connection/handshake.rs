@@ -8,7 +8,7 @@ use super::{Connection, Context, Ice, hello_pause};
 use crate::proto::{
     engine::{
         dtls::DtlsEvent,
-        sctp::{Sctp, SctpEvent},
+        sctp::{Sctp, SctpEvent, SctpLimits, Verdict},
     },
     error::{CloseReason, DropReason, PeerMisbehaved, Phase},
     event::{Event, Side},
@@ -17,6 +17,8 @@ use crate::proto::{
 
 /// DTLS datagrams kept while the answer to our check is on its way.
 const MAX_HELD: usize = 8;
+/// Receive window until Noise is done: nobody need send much before that, and whoever it is could.
+const EARLY_WINDOW: u32 = 128 * 1024;
 /// An unproven address gets at most so many times what it sent.
 const AMPLIFICATION: usize = 3;
 
@@ -207,10 +209,16 @@ impl Connection {
                 DtlsEvent::Data(packet) => {
                     authentic = true;
                     self.last_received = cx.now;
-                    if let Some(sctp) = &mut self.sctp
-                        && !sctp.handle_packet(cx.now, packet)
+                    match self
+                        .sctp
+                        .as_mut()
+                        .map(|sctp| sctp.handle_packet(cx.now, packet))
                     {
-                        Self::drop_packet(cx, DropReason::MalformedSctp);
+                        Some(Verdict::Malformed) => {
+                            Self::drop_packet(cx, DropReason::MalformedSctp);
+                        }
+                        Some(Verdict::Unused) => Self::drop_packet(cx, DropReason::UnusedSctp),
+                        Some(Verdict::Used) | None => {}
                     }
                 }
                 DtlsEvent::Closed => {
@@ -232,7 +240,10 @@ impl Connection {
         self.move_to_phase(Phase::Sctp, cx);
         self.setup = None;
         self.last_received = cx.now;
-        let limits = Self::sctp_limits(cx.limits);
+        let limits = SctpLimits {
+            receive_window: cx.limits.receive_window.min(EARLY_WINDOW),
+            ..Self::sctp_limits(cx.limits)
+        };
         // Both sides send INIT: the listener's travels with the end of its DTLS handshake, which saves a round trip.
         // rust-libp2p 0.10.0-alpha hangs now and then when two INITs cross: it is waited for.
         let initiate = !matches!(&self.ice, Ice::Lite(peer) if peer.upstream_rust);
@@ -260,6 +271,9 @@ impl Connection {
                 SctpEvent::ClosedByPeer => {
                     self.read_messages(cx);
                     self.end(CloseReason::Remote, cx);
+                }
+                SctpEvent::ResetDenied => {
+                    self.end(CloseReason::Misbehaved(PeerMisbehaved::ResetDenied), cx);
                 }
                 SctpEvent::Failed(text) => self.end_failed(text.to_owned(), cx),
             }
@@ -293,6 +307,9 @@ impl Connection {
         self.record_phase(true, cx);
         self.authenticated = true;
         self.handshake_deadline = None;
+        if let Some(sctp) = &mut self.sctp {
+            sctp.widen_window(cx.limits.receive_window);
+        }
         if mem::take(&mut self.open_refused) {
             self.push_event(Event::OpenPossible);
         }

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 
 use super::{Connection, Context};
 use crate::proto::{
-    channel::{Link, ReceiveHalf, SendHalf},
+    channel::{Channel, Charge, Link, ReceiveHalf, SendHalf},
     config::{LONG_PATH, LONG_PATH_FACTOR, Limits},
     engine::sctp::{MAX_FRAGMENT, Ppid},
     event::{ChannelId, Event, Read, Write},
@@ -80,12 +80,12 @@ impl Connection {
         let Some(channel) = self.channel(id) else {
             return Read::Reset(None);
         };
-        let before = channel.buffered();
+        let before = channel.charge();
         let mut read = channel.read();
         channel.reader_waits = read == Read::Blocked;
         channel.last_read = Some(now);
-        let after = channel.buffered();
-        self.buffered = (self.buffered + after).saturating_sub(before);
+        let after = channel.charge();
+        self.recharge(before, after);
         if self.full.contains(&id.stream) || !self.read_queue.is_empty() {
             self.resume_reading(id.stream, cx);
             if read == Read::Blocked {
@@ -100,12 +100,18 @@ impl Connection {
         let Some(channel) = self.channel(id) else {
             return Read::Reset(None);
         };
-        let before = channel.buffered();
+        let before = channel.charge();
         let read = channel.read();
         channel.reader_waits = read == Read::Blocked;
-        let after = channel.buffered();
-        self.buffered = (self.buffered + after).saturating_sub(before);
+        let after = channel.charge();
+        self.recharge(before, after);
         read
+    }
+
+    /// A channel holds more or less than before.
+    pub(super) fn recharge(&mut self, before: Charge, after: Charge) {
+        self.buffered = (self.buffered + after.buffered).saturating_sub(before.buffered);
+        self.early_buffered = (self.early_buffered + after.early).saturating_sub(before.early);
     }
 
     /// A channel has room again: goes on reading it, which opens the window.
@@ -262,6 +268,13 @@ impl Connection {
 
     fn channel_timeout(&mut self, stream: u16, cx: &mut Context<'_>) {
         self.pay_fin_ack(stream, cx);
+        if let Some(channel) = self.channels.get(&stream)
+            && channel.link == Link::Early
+        {
+            let id = channel.id;
+            self.reset(id, cx);
+            return;
+        }
         if self
             .channels
             .get(&stream)
@@ -296,6 +309,7 @@ impl Connection {
         }
         let patience = cx.limits.stalled_stream_timeout;
         self.stall_check = Some(cx.now + patience);
+        self.reset_unfinished(cx);
         let closed = cx.limits.receive_window / CLOSED_WINDOW_SHARE;
         if self
             .sctp
@@ -305,6 +319,28 @@ impl Connection {
             return;
         }
         for id in self.unread_channels(cx.now, patience) {
+            cx.counters.streams_stalled += 1;
+            self.reset(id, cx);
+            self.react_to_reset(id);
+        }
+    }
+
+    /// Beginnings of frames that do not go on can fill the buffer of the connection, and then nothing is read any more.
+    /// The longest ones make room.
+    fn reset_unfinished(&mut self, cx: &mut Context<'_>) {
+        let (now, patience) = (cx.now, cx.limits.stalled_stream_timeout);
+        let late = |channel: &&Channel| {
+            let idle = |at: Instant| now.saturating_duration_since(at) >= patience;
+            channel.unfinished() > 0 && channel.last_message.is_none_or(idle)
+        };
+        while self.buffered >= cx.limits.max_connection_buffer
+            && let Some(id) = self
+                .channels
+                .values()
+                .filter(late)
+                .max_by_key(|channel| channel.unfinished())
+                .map(|channel| channel.id)
+        {
             cx.counters.streams_stalled += 1;
             self.reset(id, cx);
             self.react_to_reset(id);
@@ -326,6 +362,43 @@ impl Connection {
     fn react_to_reset(&mut self, id: ChannelId) {
         self.push_event(Event::ChannelReadable(id));
         self.push_event(Event::ChannelWritable(id));
+    }
+}
+
+/// What a connection holds for its channels, as counted one by one.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Channels, those included whose stream is gone.
+    pub(crate) channels: usize,
+    /// What their buffers hold.
+    pub(crate) bytes: usize,
+    /// What the connection believes that they hold.
+    pub(crate) counted: usize,
+}
+
+#[cfg(test)]
+impl Connection {
+    /// Counts what is held.
+    pub(crate) fn held(&self) -> Held {
+        let channels = || self.channels.values().chain(self.detached.values());
+        Held {
+            channels: channels().count(),
+            bytes: channels().map(|channel| channel.charge().buffered).sum(),
+            counted: self.buffered,
+        }
+    }
+
+    /// Bytes queued or not acknowledged.
+    pub(crate) fn send_queue(&self) -> usize {
+        self.sctp.as_ref().map_or(0, |sctp| sctp.buffered())
+    }
+
+    /// The receive window that the peer was last told.
+    pub(crate) fn window(&self) -> u32 {
+        self.sctp
+            .as_ref()
+            .map_or(0, |sctp| sctp.advertised_window())
     }
 }
 

@@ -1,28 +1,21 @@
-//! Datagrams from addresses that are new: checks answered without state, and the ClientHello that makes a connection.
+//! Checks, most of them from addresses that are new: answered without state.
 //!
 //! The reject table of the specification ("USERNAME") is applied before anything is kept. Rejecting is silent: no
 //! state, no answer, a counter.
 
 use std::{
     net::{IpAddr, SocketAddr},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use super::{Endpoint, context};
+use super::{Context, Endpoint, context};
 use crate::proto::{
-    connection::{Connection, Context, TooManyAddresses},
-    contact::Checked,
+    connection::TooManyAddresses,
     credentials::{RejectReason, parse_username},
-    demux::subnet,
-    engine::dtls::{Dtls, Path},
     error::{CloseReason, DropReason},
-    event::{ConnectionId, Side},
+    event::ConnectionId,
     stun::{self, BindingRequest, BindingResponse, IceRole, Message},
 };
-
-/// An established connection that heard from its peer so recently is not replaced by a ClientHello from the same address, which
-/// anybody can forge. A peer that restarted repeats its ClientHello for longer than that.
-const ALIVE: Duration = Duration::from_secs(3);
 
 impl Endpoint {
     pub(super) fn handle_stun(
@@ -220,7 +213,7 @@ impl Endpoint {
     }
 
     /// A peer that missed our goodbye still talks to a connection that is gone.
-    fn repeat_goodbye(
+    pub(super) fn repeat_goodbye(
         &mut self,
         now: Instant,
         local_ip: Option<IpAddr>,
@@ -234,112 +227,5 @@ impl Endpoint {
         self.outbox.push(remote, local_ip, &goodbye);
         self.counters.drop_packet(DropReason::AfterClose);
         true
-    }
-
-    pub(super) fn handle_dtls(
-        &mut self,
-        now: Instant,
-        local_ip: Option<IpAddr>,
-        remote: SocketAddr,
-        datagram: &[u8],
-        client_hello: bool,
-    ) {
-        self.bury_ended(now, remote);
-        if let Some(id) = self.demux.by_address(remote) {
-            if client_hello && self.is_abandoned(now, id, remote) {
-                self.with(now, id, |connection, cx| {
-                    connection.end(CloseReason::Replaced, cx)
-                });
-                self.process(now);
-            } else if client_hello && self.is_dialed(id) {
-                // The peer dials us as we dial it, and we do not yield.
-                self.counters.drop_packet(DropReason::RoleConflict);
-                return;
-            } else {
-                self.with(now, id, |connection, cx| {
-                    connection.handle_dtls(remote, datagram, cx)
-                });
-                return;
-            }
-        }
-        if !client_hello && self.repeat_goodbye(now, local_ip, remote, None) {
-            return;
-        }
-        if !self.checked.contains(now, remote) {
-            self.counters.drop_packet(DropReason::UncheckedAddress);
-            return;
-        }
-        if let Err(reason) = self.may_begin(remote, client_hello) {
-            self.counters.drop_packet(reason);
-            return;
-        }
-        if let Some(checked) = self.checked.take(now, remote) {
-            self.begin(now, local_ip, remote, datagram, checked);
-        }
-    }
-
-    fn is_dialed(&self, id: ConnectionId) -> bool {
-        let connection = self.connections.get(&id);
-        connection.is_some_and(|connection| connection.side() == Side::Dialer)
-    }
-
-    /// The peer of this connection has gone and somebody at its address passed a check with other credentials.
-    fn is_abandoned(&self, now: Instant, id: ConnectionId, remote: SocketAddr) -> bool {
-        let Some(connection) = self.connections.get(&id) else {
-            return false;
-        };
-        let silent = now.saturating_duration_since(connection.last_received()) >= ALIVE;
-        self.checked.contains(now, remote) && (silent || connection.is_unproven())
-    }
-
-    fn may_begin(&self, remote: SocketAddr, client_hello: bool) -> Result<(), DropReason> {
-        if !self.accept_incoming {
-            return Err(DropReason::NotListening);
-        }
-        if !client_hello {
-            return Err(DropReason::NotClientHello);
-        }
-        if self.connections.len() >= self.limits.max_connections {
-            return Err(DropReason::TooManyConnections);
-        }
-        if self.handshakes >= self.limits.max_handshakes {
-            return Err(DropReason::TooManyHandshakes);
-        }
-        let from_subnet = subnet(remote.ip())
-            .and_then(|subnet| self.subnets.get(&subnet))
-            .copied()
-            .unwrap_or(0);
-        if from_subnet >= self.limits.max_handshakes_per_subnet {
-            return Err(DropReason::TooManyFromSubnet);
-        }
-        Ok(())
-    }
-
-    /// Makes a connection of a ClientHello from a checked address.
-    fn begin(
-        &mut self,
-        now: Instant,
-        local_ip: Option<IpAddr>,
-        remote: SocketAddr,
-        datagram: &[u8],
-        checked: Checked,
-    ) {
-        let id = self.new_id();
-        self.handshakes += 1;
-        if let Some(subnet) = subnet(remote.ip()) {
-            *self.subnets.entry(subnet).or_insert(0) += 1;
-        }
-        // Under pressure the peer pays a round trip to prove its address before it gets our certificate.
-        let cookie = self.handshakes > self.limits.max_handshakes / 2;
-        self.demux.insert_address(remote, id);
-        self.demux
-            .insert_username(&checked.credentials.username, remote, id);
-        let path = Path { remote, local_ip };
-        let dtls = Dtls::listener(&self.dtls, now, cookie);
-        let mut cx: Context<'_> = context!(self, now);
-        let mut connection = Connection::listener(path, checked, dtls, &mut cx);
-        connection.handle_dtls(remote, datagram, &mut cx);
-        self.connections.insert(id, Box::new(connection));
-        self.touch(id);
     }
 }

@@ -1,23 +1,30 @@
 //! DTLS 1.2 (RFC 6347) over `dimpl`.
 //!
-//! Owns one DTLS session: handshake, record protection, close_notify. A connection feeds it datagrams and gets
+//! Owns one DTLS session: handshake, record protection, goodbye. A connection feeds it datagrams and gets
 //! [`DtlsEvent`]s and datagrams to send. Pinning the peer's certificate is the connection's job; it gets the
 //! certificate's fingerprint before [`DtlsEvent::Connected`].
+
+mod cookie;
+mod goodbye;
 
 use std::{
     collections::VecDeque,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use dimpl::{
-    NamedGroup,
-    crypto::{CryptoProvider, Dtls12CipherSuite, SupportedDtls12CipherSuite, aws_lc_rs},
+    NamedGroup, SecurityError,
+    crypto::{CryptoProvider, Dtls12CipherSuite, aws_lc_rs},
 };
 
-use crate::proto::{fingerprint::Fingerprint, outbox::Outbox};
+use crate::proto::{
+    fingerprint::Fingerprint,
+    hello::{self, ClientHello, Cookie},
+    outbox::Outbox,
+};
 
 /// First retransmission of a flight; the path is unknown then, RFC 6347 section 4.2.4.1 names one second, browsers
 /// use less. Half a second costs little and halves the wait after a loss.
@@ -26,6 +33,12 @@ const FLIGHT_RTO: Duration = Duration::from_millis(500);
 const MTU: usize = 1200;
 /// Room for one decrypted record or one datagram.
 const RECORD_BUFFER: usize = 2048;
+/// Datagrams and bytes that a session takes before its handshake is done, repetitions and all. The engine keeps what it
+/// cannot use yet; a handshake has ten datagrams and three kilobytes, and each flight is sent nine times at most.
+const MAX_HANDSHAKE_DATAGRAMS: usize = 120;
+const MAX_HANDSHAKE_BYTES: usize = 64 * 1024;
+/// Datagrams that the engine keeps: more than it ever gets, or it would complain in the log.
+const MAX_QUEUE: usize = MAX_HANDSHAKE_DATAGRAMS + 30;
 /// A deadline further away than this is no deadline: the engine reports "nothing to do" that way.
 const FAR: Duration = Duration::from_secs(3600);
 
@@ -67,6 +80,7 @@ impl DtlsContext {
         let config = |cookie| {
             dimpl::Config::builder()
                 .mtu(MTU)
+                .max_queue_rx(MAX_QUEUE)
                 .use_server_cookie(cookie)
                 .flight_start_rto(FLIGHT_RTO)
                 .flight_retries(8)
@@ -99,21 +113,16 @@ impl DtlsContext {
 /// The cryptography of all sessions, with ChaCha20-Poly1305 first: the server takes the first of the client's list that
 /// it knows. AES-GCM is kept for peers that have nothing else (webrtc-rs).
 fn provider() -> CryptoProvider {
-    static SUITES: OnceLock<&'static [&'static dyn SupportedDtls12CipherSuite]> = OnceLock::new();
     let mut provider = aws_lc_rs::default_provider();
-    provider.cipher_suites = SUITES.get_or_init(|| {
-        let wanted = [
+    provider.hmac_provider = &cookie::HMAC;
+    provider.cipher_suites = goodbye::suites(
+        provider.cipher_suites,
+        &[
             Dtls12CipherSuite::ECDHE_ECDSA_CHACHA20_POLY1305_SHA256,
             Dtls12CipherSuite::ECDHE_ECDSA_AES128_GCM_SHA256,
             Dtls12CipherSuite::ECDHE_ECDSA_AES256_GCM_SHA384,
-        ];
-        let find = |wanted| {
-            let mut known = provider.cipher_suites.iter().copied();
-            known.find(|suite| suite.suite() == wanted)
-        };
-        // Once per process: the engine wants the list for ever.
-        Box::leak(wanted.into_iter().filter_map(find).collect())
-    });
+        ],
+    );
     provider
 }
 
@@ -126,7 +135,7 @@ pub(crate) enum DtlsEvent {
     Connected,
     /// One decrypted record.
     Data(Bytes),
-    /// The peer said close_notify.
+    /// The peer said goodbye: close_notify, or our own louder form of it.
     Closed,
 }
 
@@ -150,6 +159,10 @@ pub(crate) struct Dtls {
     events: VecDeque<DtlsEvent>,
     deadline: Option<Instant>,
     connected: bool,
+    /// What the client proved its address with, before there was a session.
+    cookie: Option<Cookie>,
+    /// Datagrams and bytes of the handshake.
+    received: (usize, usize),
     /// Nonces are counted, so that the number of records has no bound.
     counted_nonces: bool,
     sent: u64,
@@ -163,14 +176,35 @@ impl Dtls {
         Self::new(session)
     }
 
-    /// The server; with `cookie` it asks the client to prove its address first (RFC 6347 section 4.2.1).
-    pub(crate) fn listener(context: &DtlsContext, now: Instant, cookie: bool) -> Self {
-        let config = if cookie {
-            &context.cookie
-        } else {
-            &context.plain
+    /// The server.
+    pub(crate) fn listener(context: &DtlsContext, now: Instant) -> Self {
+        Self::new(Self::session(Arc::clone(&context.plain), context, now))
+    }
+
+    /// The server for a client that proved its address with `cookie` before there was a session (RFC 6347 section
+    /// 4.2.1): it is brought to where it would be if it had asked for the cookie itself.
+    pub(crate) fn listener_behind_cookie(
+        context: &DtlsContext,
+        now: Instant,
+        hello: &ClientHello<'_>,
+        cookie: Cookie,
+    ) -> Self {
+        let session = Self::session(Arc::clone(&context.cookie), context, now);
+        let mut this = Self::new(session);
+        this.cookie = Some(cookie);
+        // What the engine answers has been said.
+        let mut said = Outbox::default();
+        let path = Path {
+            remote: SocketAddr::from(([0; 4], 0)),
+            local_ip: None,
         };
-        Self::new(Self::session(Arc::clone(config), context, now))
+        for message_seq in 0..hello.message_seq {
+            let earlier = hello::earlier_hello(hello, message_seq);
+            // A session that fails here fails again with the next datagram, where it counts.
+            this.handle_datagram(now, &earlier, path, &mut said)
+                .unwrap_or_default();
+        }
+        this
     }
 
     fn session(config: Arc<dimpl::Config>, context: &DtlsContext, now: Instant) -> dimpl::Dtls {
@@ -183,9 +217,19 @@ impl Dtls {
             events: VecDeque::new(),
             deadline: None,
             connected: false,
+            cookie: None,
+            received: (0, 0),
             counted_nonces: false,
             sent: 0,
         }
+    }
+
+    /// Whether a datagram is too much for a handshake; it is to be dropped.
+    pub(crate) fn is_flooded(&self, datagram: &[u8]) -> bool {
+        let (datagrams, bytes) = self.received;
+        !self.connected
+            && (datagrams >= MAX_HANDSHAKE_DATAGRAMS
+                || bytes + datagram.len() > MAX_HANDSHAKE_BYTES)
     }
 
     /// Takes one datagram and sends what it calls for.
@@ -200,10 +244,20 @@ impl Dtls {
             // The engine takes the time from its last timeout.
             self.session.handle_timeout(now).map_err(fatal)?;
             self.counted_nonces |= is_chacha20_hello(datagram);
+            self.received.0 += 1;
+            self.received.1 += datagram.len();
         }
-        let result = self.session.handle_packet(datagram).map_err(fatal);
+        let cookie = self.cookie.filter(|_| !self.connected);
+        let session = &mut self.session;
+        let result = cookie::with(cookie, || session.handle_packet(datagram));
         self.drain(now, path, outbox);
-        result
+        match result {
+            Err(error) if self.connected && is_goodbye(&error) => {
+                self.events.push_back(DtlsEvent::Closed);
+                Ok(())
+            }
+            result => result.map_err(fatal),
+        }
     }
 
     /// Retransmits flights and starts a dialer's handshake.
@@ -235,7 +289,7 @@ impl Dtls {
         Ok(())
     }
 
-    /// Says close_notify.
+    /// Says goodbye, so that the peer's application learns of it at once: see [`goodbye`].
     pub(crate) fn close(&mut self, now: Instant, path: Path, outbox: &mut Outbox) {
         // A session that failed cannot say goodbye; there is nothing to do about it.
         if self.session.close().is_ok() {
@@ -342,6 +396,15 @@ fn is_chacha20_hello(datagram: &[u8]) -> bool {
     let session_id = RECORD_AND_HANDSHAKE_HEADERS + VERSION_AND_RANDOM;
     let suite = session_id + 1 + datagram.get(session_id).copied().map_or(0, usize::from);
     datagram.get(suite..suite + 2) == Some(&CHACHA20_POLY1305.to_be_bytes())
+}
+
+fn is_goodbye(error: &dimpl::Error) -> bool {
+    matches!(
+        error,
+        dimpl::Error::SecurityError(SecurityError::FatalAlert {
+            description: goodbye::USER_CANCELED
+        })
+    )
 }
 
 fn fatal(error: dimpl::Error) -> DtlsError {

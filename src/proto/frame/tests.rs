@@ -265,14 +265,44 @@ fn an_error_is_final_and_frees_memory() {
 }
 
 #[test]
-fn a_payload_within_one_message_is_not_copied() {
+fn a_payload_that_is_most_of_its_message_is_not_copied_and_a_small_one_does_not_keep_it() {
     let received = Bytes::from([data(b"first"), data(&[1; 1000])].concat());
     let range = received.as_ptr_range();
     let mut decoder = FrameDecoder::new(LIMIT);
     decoder.push(received.clone());
 
-    for frame in drain(&mut decoder).unwrap() {
-        assert!(range.contains(&frame.message.as_ptr()));
+    let shared: Vec<_> = drain(&mut decoder)
+        .unwrap()
+        .iter()
+        .map(|frame| range.contains(&frame.message.as_ptr()))
+        .collect();
+    assert_eq!(shared, [false, true]);
+}
+
+#[test]
+fn a_small_payload_between_fields_that_are_skipped_keeps_nothing_else() {
+    // Field 15, unknown, fills the frame.
+    let mut body = vec![0x12, 1, b'x', 0x7a, 0x80, 0x08];
+    body.resize(6 + 1024, 0);
+    let mut message = BytesMut::new();
+    put_varint(body.len() as u64, &mut message);
+    message.put_slice(&body);
+    let message = message.freeze();
+    for pieces in [
+        vec![message.clone()],
+        vec![message.slice(..500), message.slice(500..)],
+    ] {
+        let mut decoder = FrameDecoder::new(LIMIT);
+        for piece in pieces {
+            // Alone in its memory, so that a reference to it shows.
+            let piece = Bytes::from(piece.to_vec());
+            decoder.push(piece.clone());
+            for frame in drain(&mut decoder).unwrap() {
+                assert_eq!(frame.message, b"x"[..]);
+                let exact = frame.message.try_into_mut().expect("shares no memory");
+                assert!(exact.capacity() < 100, "{} bytes", exact.capacity());
+            }
+        }
     }
 }
 

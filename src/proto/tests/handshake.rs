@@ -6,9 +6,9 @@ use super::{
     fingerprint,
     link::Link,
     ms,
-    raw::{self, RawPeer},
+    raw::RawPeer,
     secs,
-    sim::{Node, Packet, Sim, client_hello},
+    sim::{Packet, Sim},
 };
 use crate::proto::{
     CloseReason, Dial, DialPolicy, DropReason, Limits, Phase, Side, credentials::IceVersion,
@@ -333,127 +333,6 @@ fn two_listeners_that_dial_each_other_get_one_connection_or_two_but_never_none()
             );
         }
     }
-}
-
-/// Begins handshakes that never go on, from `count` addresses.
-fn half_open(sim: &mut Sim, listener: Node, count: u32, address: impl Fn(u32) -> SocketAddr) {
-    let hello = client_hello();
-    for number in 0..count {
-        let from = address(number);
-        sim.inject(from, listener, &raw::valid_check(&number.to_string()));
-        sim.inject(from, listener, &hello);
-    }
-}
-
-#[test]
-fn handshakes_in_flight_are_capped_and_a_full_table_empties_by_itself() {
-    let mut sim = Sim::new();
-    let limits = Limits {
-        max_handshakes: 40,
-        ..Limits::default()
-    };
-    let (listener, dialer) = (sim.add_peer(limits, true), sim.dialer());
-    half_open(&mut sim, listener, 60, |number| {
-        let [.., high, low] = number.to_be_bytes();
-        SocketAddr::from(([172, high, low, 1], 9))
-    });
-    assert_eq!(sim.peer(listener).endpoint.handshakes(), 40);
-    assert_eq!(
-        sim.peer(listener).dropped(DropReason::TooManyHandshakes),
-        20
-    );
-    assert_eq!(sim.peer(listener).endpoint.connections(), 40);
-    sim.run_for(secs(11));
-    assert_eq!(sim.peer(listener).endpoint.handshakes(), 0);
-    assert_eq!(sim.peer(listener).endpoint.routes(), 0);
-    sim.connect(dialer, listener);
-}
-
-#[test]
-fn a_dial_succeeds_while_200_spoofed_handshakes_hang() {
-    let mut sim = Sim::new();
-    sim.set_default_link(Link::rtt(ms(20)));
-    let (listener, dialer) = (sim.listener(), sim.dialer());
-    half_open(&mut sim, listener, 200, |number| {
-        let [.., low] = number.to_be_bytes();
-        SocketAddr::from(([172, 16, low, 1], 9))
-    });
-    assert_eq!(sim.peer(listener).endpoint.handshakes(), 200);
-    sim.connect(dialer, listener);
-}
-
-#[test]
-fn under_pressure_a_dialer_pays_a_round_trip_and_still_connects() {
-    let mut sim = Sim::new();
-    sim.set_default_link(Link::rtt(ms(100)));
-    let limits = Limits {
-        max_handshakes: 8,
-        ..Limits::default()
-    };
-    let (listener, dialer) = (sim.add_peer(limits, true), sim.dialer());
-    sim.connect(dialer, listener);
-    let calm = sim.elapsed();
-    half_open(&mut sim, listener, 6, |number| {
-        let [.., low] = number.to_be_bytes();
-        SocketAddr::from(([172, 16, low, 1], 9))
-    });
-    let other = sim.dialer();
-    let before = sim.elapsed();
-    sim.connect(other, listener);
-    let pressed = sim.elapsed() - before;
-    assert!(
-        pressed > calm,
-        "{pressed:?} under pressure, {calm:?} without"
-    );
-    assert!(
-        pressed < calm + ms(150),
-        "{pressed:?} under pressure, {calm:?} without"
-    );
-}
-
-#[test]
-fn handshakes_from_one_network_are_capped_and_others_go_on() {
-    let mut sim = Sim::new();
-    let limits = Limits {
-        max_handshakes_per_subnet: 5,
-        ..Limits::default()
-    };
-    let (listener, dialer) = (sim.add_peer(limits, true), sim.dialer());
-    half_open(&mut sim, listener, 9, |number| {
-        let [.., low] = number.to_be_bytes();
-        SocketAddr::from(([172, 16, 3, low], 9))
-    });
-    assert_eq!(sim.peer(listener).endpoint.handshakes(), 5);
-    assert_eq!(sim.peer(listener).dropped(DropReason::TooManyFromSubnet), 4);
-    half_open(&mut sim, listener, 9, |number| {
-        SocketAddr::new(
-            "2001:db8:1::".parse::<IpAddr>().unwrap(),
-            10 + u16::try_from(number).unwrap(),
-        )
-    });
-    assert_eq!(sim.peer(listener).endpoint.handshakes(), 10);
-    sim.connect(dialer, listener);
-    sim.run_for(secs(11));
-    // The places are free again.
-    half_open(&mut sim, listener, 5, |number| {
-        let [.., low] = number.to_be_bytes();
-        SocketAddr::from(([172, 16, 3, low], 9))
-    });
-    assert_eq!(sim.peer(listener).endpoint.handshakes(), 5);
-}
-
-#[test]
-fn loopback_is_not_limited_by_network() {
-    let mut sim = Sim::new();
-    let limits = Limits {
-        max_handshakes_per_subnet: 5,
-        ..Limits::default()
-    };
-    let listener = sim.add_peer(limits, true);
-    half_open(&mut sim, listener, 9, |number| {
-        SocketAddr::from(([127, 0, 0, 1], 10 + u16::try_from(number).unwrap()))
-    });
-    assert_eq!(sim.peer(listener).endpoint.handshakes(), 9);
 }
 
 #[test]

@@ -13,10 +13,13 @@ mod contract;
 mod first_contact;
 mod handshake;
 mod hostile;
+mod hostile_dtls;
+mod hostile_memory;
 mod lifetime;
 mod link;
 mod lossy;
 mod many_peers;
+mod newcomers;
 mod opening;
 mod pair;
 mod peer;
@@ -32,6 +35,7 @@ use std::time::Duration;
 
 use p256::{SecretKey, pkcs8::EncodePrivateKey};
 
+pub(super) use self::sim::client_hello;
 use super::{Identity, fingerprint::Fingerprint};
 
 /// The golden certificate of the deterministic derivation (Ed25519 seed 00 01 .. 1f), DER.

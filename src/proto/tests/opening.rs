@@ -13,7 +13,7 @@ use crate::proto::{ChannelId, DropReason, Limits, Read, engine::sctp::Ppid, fram
 #[test]
 fn streams_beyond_the_limit_have_to_wait_and_are_told_when() {
     let limits = Limits {
-        max_streams: 11,
+        max_streams: 10,
         ..Limits::default()
     };
     let mut pair = Pair::with(
@@ -22,7 +22,7 @@ fn streams_beyond_the_limit_have_to_wait_and_are_told_when() {
         super::link::Link::rtt(ms(20)),
     );
     let (dialer, listener) = (pair.dialer, pair.listener);
-    // The handshake channel counts too.
+    // The handshake channel does not count.
     let channels: Vec<_> = (0..10).map(|_| pair.stream(dialer)).collect();
     let refused = pair
         .sim

@@ -313,7 +313,9 @@ impl RawPeer {
                 }
                 SctpEvent::Reset(_) => {}
                 SctpEvent::ResetComplete(stream) => self.resets.push(stream),
-                SctpEvent::ClosedByPeer | SctpEvent::Failed(_) => self.ended = true,
+                SctpEvent::ClosedByPeer | SctpEvent::ResetDenied | SctpEvent::Failed(_) => {
+                    self.ended = true;
+                }
             }
         }
     }

@@ -493,7 +493,7 @@ impl Sim {
 }
 
 /// The first flight of a dialer's DTLS.
-pub(super) fn client_hello() -> Vec<u8> {
+pub(in crate::proto) fn client_hello() -> Vec<u8> {
     let mut sim = Sim::new();
     let dialer = sim.dialer();
     let dial = Dial {

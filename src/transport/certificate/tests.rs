@@ -53,7 +53,7 @@ fn ecdsa(scalar: [u8; 32]) -> Keypair {
 }
 
 fn generate(seed: u64) -> Certificate {
-    Certificate::generate(&mut StdRng::seed_from_u64(seed))
+    Certificate::generate_with(&mut StdRng::seed_from_u64(seed))
 }
 
 /// Splits one DER element off.
@@ -333,8 +333,33 @@ fn refuses_incomplete_pem() {
     ));
     assert!(matches!(
         Certificate::from_pem("no blocks"),
-        Err(CertificateError::MissingCertificate)
+        Err(CertificateError::NotPem)
     ));
+}
+
+#[test]
+fn names_an_encrypted_key() {
+    let plain = generate(1).to_pem();
+    let (_, block) = plain.split_at(plain.find("-----BEGIN PRIVATE").unwrap());
+    let certificate = &plain[..plain.len() - block.len()];
+    let pkcs8 = block.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+    let sec1 = block.replace("PRIVATE KEY", "EC PRIVATE KEY").replacen(
+        "-----\n",
+        "-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n",
+        1,
+    );
+    for key in [pkcs8, sec1] {
+        assert!(matches!(
+            Certificate::from_pem(&format!("{certificate}{key}")),
+            Err(CertificateError::EncryptedPrivateKey)
+        ));
+    }
+}
+
+#[test]
+fn generates_a_new_certificate_each_time() {
+    let [one, two] = [0, 1].map(|_| Certificate::generate());
+    assert_ne!(one.certhash(), two.certhash());
 }
 
 #[test]

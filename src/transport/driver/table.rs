@@ -24,9 +24,15 @@ use crate::proto::{
     credentials::IceVersion, fingerprint::Fingerprint,
 };
 
+/// The shortest time between two samples of one connection's round-trip time: often enough for a histogram over
+/// minutes, and so seldom that a busy connection does not outweigh the others.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
+
 /// All connections of one socket that have, or had, a handle.
 pub(super) struct Table {
     socket: Arc<SocketShared>,
+    /// Round-trip times of the connections in use, not taken yet.
+    rtts: Vec<Duration>,
     connections: HashMap<ConnectionId, Entry>,
     /// How many of them are not closing yet.
     live: usize,
@@ -41,6 +47,8 @@ struct Entry {
     open_waiting: bool,
     /// We have asked the core to close it.
     closing: bool,
+    /// When its round-trip time was sampled last.
+    sampled: Option<Instant>,
     span: Span,
 }
 
@@ -58,9 +66,15 @@ impl Table {
     pub(super) fn new(socket: Arc<SocketShared>) -> Self {
         Self {
             socket,
+            rtts: Vec::new(),
             connections: HashMap::new(),
             live: 0,
         }
+    }
+
+    /// The samples of round-trip times since the last call.
+    pub(super) fn take_rtts(&mut self) -> impl Iterator<Item = Duration> {
+        self.rtts.drain(..)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -86,6 +100,7 @@ impl Table {
             streams: BTreeMap::new(),
             open_waiting: false,
             closing: false,
+            sampled: None,
             span,
         };
         self.connections.insert(id, entry);
@@ -137,17 +152,21 @@ impl Table {
         }
     }
 
-    /// Does what the handle of a stream asks for and moves its bytes. The round-trip time, as a sample, when the stream
-    /// is given up.
+    /// Does what the handle of a stream asks for and moves its bytes.
     pub(super) fn visit_stream(
         &mut self,
         endpoint: &mut Endpoint,
         now: Instant,
         (id, channel): (ConnectionId, ChannelId),
         wakes: &mut Wakes,
-    ) -> Option<Duration> {
-        let entry = self.connections.get_mut(&id)?;
-        let stream = entry.streams.get_mut(&channel)?;
+    ) {
+        let Some(entry) = self.connections.get_mut(&id) else {
+            return;
+        };
+        self.rtts.extend(entry.sample(endpoint, now, id));
+        let Some(stream) = entry.streams.get_mut(&channel) else {
+            return;
+        };
         let asks = stream.shared.take_asks();
         if asks.accepted {
             endpoint.accepted(id, channel);
@@ -163,12 +182,12 @@ impl Table {
         if asks.detach {
             entry.remove_stream(channel);
             discard(endpoint, now, id, channel);
-            return None;
+            return;
         }
         if asks.release {
             entry.remove_stream(channel);
             endpoint.release(now, id, channel);
-            return endpoint.path_stats(id).and_then(|stats| stats.rtt);
+            return;
         }
         if asks.read {
             stream.pump_read(endpoint, now, id, channel, wakes);
@@ -176,7 +195,6 @@ impl Table {
         if !stream.blocked {
             stream.pump_write(endpoint, now, id, channel, wakes);
         }
-        None
     }
 
     /// Passes on what the core reports.
@@ -211,6 +229,7 @@ impl Table {
                 }
             }
             Event::ChannelReadable(channel) => {
+                self.rtts.extend(entry.sample(endpoint, now, id));
                 if let Some(stream) = entry.streams.get_mut(&channel) {
                     stream.pump_read(endpoint, now, id, channel, wakes);
                 } else if channel == ChannelId::HANDSHAKE {
@@ -300,6 +319,20 @@ impl Entry {
         stream.pump_read(endpoint, now, id, channel, wakes);
         self.streams.insert(channel, stream);
         handle
+    }
+
+    /// The round-trip time, once per [`SAMPLE_INTERVAL`]. Called where data moves, so that an idle connection, whose time
+    /// does not change, is not counted again and again.
+    fn sample(&mut self, endpoint: &Endpoint, now: Instant, id: ConnectionId) -> Option<Duration> {
+        if self
+            .sampled
+            .is_some_and(|sampled| now.saturating_duration_since(sampled) < SAMPLE_INTERVAL)
+        {
+            return None;
+        }
+        let rtt = endpoint.path_stats(id)?.rtt?;
+        self.sampled = Some(now);
+        Some(rtt)
     }
 
     fn remove_stream(&mut self, channel: ChannelId) {

@@ -1,6 +1,6 @@
 //! Two drivers over loopback sockets, with the real core and without Noise.
 
-use std::{future::poll_fn, io, net::Ipv4Addr, sync::Weak};
+use std::{future::poll_fn, io, net::Ipv4Addr};
 
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, future};
 use libp2p_core::muxing::StreamMuxerExt;
@@ -29,7 +29,7 @@ impl Node {
     }
 
     fn with(accept: bool, limits: Limits) -> Self {
-        let certificate = Certificate::generate(&mut rand::rng());
+        let certificate = Certificate::generate();
         let identity = Identity {
             certificate_der: certificate.certificate_der().to_vec(),
             private_key_der: certificate.private_key_der().to_vec(),

@@ -9,8 +9,15 @@ use std::{
 
 use bytes::{Buf, Bytes};
 
-use super::{ConnectionShared, KEPT_CAPACITY, Request, Wakes, lock, register};
-use crate::proto::{ChannelId, ConnectionId, Read};
+use super::{
+    ConnectionShared, KEPT_CAPACITY, Request, Wakes,
+    ends::{ReadEnd, WriteEnd},
+    lock, register,
+};
+use crate::{
+    ConnectionError,
+    proto::{ChannelId, ConnectionId, Read},
+};
 
 /// Added to the length of a delivered piece when buffers are accounted for: what it occupies besides. Without it a peer
 /// that sends single bytes could make the queue of pieces many times larger than the limit.
@@ -59,32 +66,6 @@ pub(crate) enum Next {
     Finish,
     /// Nothing, until the writer or the core calls.
     Wait,
-}
-
-/// The reading direction.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum ReadEnd {
-    Open,
-    /// FIN, after what is buffered.
-    Eof,
-    /// RESET by the peer, after what is buffered.
-    Reset,
-    /// Stopped or reset by us.
-    Stopped,
-}
-
-/// The writing direction.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum WriteEnd {
-    Open,
-    /// FIN follows what is buffered.
-    Closing,
-    /// FIN was handed over.
-    Finished,
-    /// The peer sent STOP_SENDING.
-    Stopped,
-    /// Reset by either side.
-    Reset,
 }
 
 /// Why the driver does not read although the core may have data.
@@ -178,7 +159,7 @@ impl StreamState {
         let ended = self.closed
             || matches!(
                 self.write_end,
-                WriteEnd::Finished | WriteEnd::Stopped | WriteEnd::Reset
+                WriteEnd::Finished | WriteEnd::Stopped | WriteEnd::Reset | WriteEnd::ResetHere
             );
         if (wait.room && held <= max_write_buffer / 2)
             || (wait.empty && held == 0)
@@ -191,7 +172,7 @@ impl StreamState {
 
     /// The writing direction ends: drops what it holds.
     fn end_write(&mut self, end: WriteEnd) {
-        if self.write_end != WriteEnd::Finished {
+        if !matches!(self.write_end, WriteEnd::Finished | WriteEnd::ResetHere) {
             self.write_end = end;
         }
         self.tx = Vec::new();
@@ -232,6 +213,7 @@ impl StreamShared {
     fn connection_error(&self) -> io::Error {
         self.connection
             .close_reason()
+            .map(ConnectionError::from)
             .map_or_else(|| io::ErrorKind::NotConnected.into(), io::Error::from)
     }
 
@@ -281,11 +263,8 @@ impl StreamShared {
             self.push(queue);
             return Poll::Ready(Ok(taken));
         }
-        match state.read_end {
-            ReadEnd::Eof => return Poll::Ready(Ok(0)),
-            ReadEnd::Reset => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-            ReadEnd::Stopped => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            ReadEnd::Open => {}
+        if let Some(end) = state.read_end.result() {
+            return Poll::Ready(end);
         }
         if state.closed {
             drop(state);
@@ -300,22 +279,11 @@ impl StreamShared {
         Poll::Pending
     }
 
-    /// The error of a writing direction that has ended.
-    fn write_error(&self, state: &StreamState) -> Option<io::ErrorKind> {
-        match state.write_end {
-            WriteEnd::Open => None,
-            WriteEnd::Closing | WriteEnd::Finished | WriteEnd::Stopped => {
-                Some(io::ErrorKind::BrokenPipe)
-            }
-            WriteEnd::Reset => Some(io::ErrorKind::ConnectionReset),
-        }
-    }
-
     /// See [`AsyncWrite::poll_write`](futures::AsyncWrite::poll_write).
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let mut state = lock(&self.state);
-        if let Some(kind) = self.write_error(&state) {
-            return Poll::Ready(Err(kind.into()));
+        if let Some(error) = state.write_end.error() {
+            return Poll::Ready(Err(error));
         }
         if state.closed {
             drop(state);
@@ -346,10 +314,8 @@ impl StreamShared {
     /// while the request is being flushed, and the answer is to be read.
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = lock(&self.state);
-        match state.write_end {
-            WriteEnd::Finished | WriteEnd::Stopped => return Poll::Ready(Ok(())),
-            WriteEnd::Reset => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-            WriteEnd::Open | WriteEnd::Closing => {}
+        if let Some(end) = state.write_end.result() {
+            return Poll::Ready(end);
         }
         if state.closed {
             drop(state);
@@ -367,10 +333,8 @@ impl StreamShared {
     /// peer wants no more.
     pub(crate) fn poll_close(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = lock(&self.state);
-        match state.write_end {
-            WriteEnd::Finished | WriteEnd::Stopped => return Poll::Ready(Ok(())),
-            WriteEnd::Reset => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-            WriteEnd::Open | WriteEnd::Closing => {}
+        if let Some(end) = state.write_end.result() {
+            return Poll::Ready(end);
         }
         if state.closed {
             drop(state);
@@ -405,7 +369,7 @@ impl StreamShared {
         let dropped = {
             let mut state = lock(&self.state);
             state.read_end = ReadEnd::Stopped;
-            state.end_write(WriteEnd::Reset);
+            state.end_write(WriteEnd::ResetHere);
             state.asks.reset = true;
             self.forget_rx(&mut state)
         };

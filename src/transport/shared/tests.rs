@@ -426,6 +426,52 @@ fn stop_sending_breaks_the_pipe_and_wakes_the_writer() {
 }
 
 #[test]
+fn errors_say_what_happened() {
+    fn text<T>(poll: Poll<io::Result<T>>) -> String {
+        match poll {
+            Poll::Ready(Err(error)) => error.to_string(),
+            Poll::Ready(Ok(_)) | Poll::Pending => "no error".into(),
+        }
+    }
+    let task = Task::new();
+    let write = |stream: &mut Stream| Pin::new(stream).poll_write(&mut task.cx(), b"x");
+    let fixture = Fixture::new(StreamLimits::default());
+
+    let (mut stream, shared) = fixture.stream(1);
+    fill(&shared, || Read::Reset(None));
+    woken(|wakes| shared.write_closed(wakes));
+    assert_eq!(
+        text(read(&mut stream, &task, 1)),
+        "the peer reset the stream"
+    );
+    assert_eq!(text(write(&mut stream)), "the peer reset the stream");
+
+    let (mut stream, shared) = fixture.stream(2);
+    woken(|wakes| shared.write_stopped(wakes));
+    assert_eq!(text(write(&mut stream)), "the peer has stopped reading");
+
+    let (mut stream, _shared) = fixture.stream(3);
+    assert!(
+        Pin::new(&mut stream)
+            .poll_close(&mut task.cx())
+            .is_pending()
+    );
+    assert_eq!(text(write(&mut stream)), "the stream is closed for writing");
+
+    let (mut stream, shared) = fixture.stream(4);
+    stream.reset();
+    woken(|wakes| shared.write_closed(wakes));
+    assert_eq!(
+        text(read(&mut stream, &task, 1)),
+        "the stream is closed for reading"
+    );
+    assert_eq!(
+        text(write(&mut stream)),
+        "the stream was reset on this side"
+    );
+}
+
+#[test]
 fn a_writer_is_woken_when_half_of_the_buffer_is_free() {
     let fixture = Fixture::new(small());
     let (mut stream, shared) = fixture.stream(1);

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use self::resets::Resets;
 use super::{
-    Message, Ppid, SctpEvent, SctpLimits, StreamGone,
+    Message, Ppid, SctpEvent, SctpLimits, StreamGone, Verdict,
     receive::Receiver,
     send::{MTU, Sender},
     streams::Streams,
@@ -112,32 +112,46 @@ impl Sctp {
         this
     }
 
-    /// Takes one packet that came out of DTLS. False: it was dropped.
-    pub(crate) fn handle_packet(&mut self, now: Instant, packet: Bytes) -> bool {
+    /// Takes one packet that came out of DTLS.
+    pub(crate) fn handle_packet(&mut self, now: Instant, packet: Bytes) -> Verdict {
         let Some(tag) = wire::verification_tag(&packet) else {
-            return false;
+            return Verdict::Malformed;
         };
         let mut chunks = Chunks::new(&packet);
         let mut data = false;
-        let mut useful = false;
-        let mut taken = true;
+        let mut verdict = Verdict::Unused;
+        let mut sacks = 0;
+        let mut last_sack = None;
         for chunk in chunks.by_ref() {
-            taken = self.may_take(&chunk, tag);
-            if !taken {
+            if !self.may_take(&chunk, tag) {
+                verdict = Verdict::Malformed;
                 break;
             }
+            sacks += usize::from(chunk.kind == kind::SACK);
+            if chunk.kind == kind::SACK && sacks > 1 {
+                // It costs time for each chunk in flight, and of several only the last says something.
+                last_sack = Some(chunk);
+                continue;
+            }
             data |= chunk.kind == kind::DATA;
-            useful |= self.handle_chunk(now, &chunk, packet.len());
+            verdict = verdict.and(self.handle_chunk(now, &chunk, packet.len()));
             if self.state == State::Ended {
                 break;
             }
+        }
+        if let Some(chunk) = last_sack {
+            verdict = verdict.and(self.handle_chunk(now, &chunk, packet.len()));
         }
         if data && self.state == State::Established {
             self.perform_waiting_resets();
             self.reopen_window();
             self.receiver.end_packet(now);
         }
-        useful && taken && !chunks.malformed
+        if chunks.malformed {
+            Verdict::Malformed
+        } else {
+            verdict
+        }
     }
 
     /// RFC 9260 section 8.5: every packet carries our tag, an INIT none, an ABORT perhaps the peer's.
@@ -152,8 +166,8 @@ impl Sctp {
         }
     }
 
-    /// One chunk. False: of no use.
-    fn handle_chunk(&mut self, now: Instant, chunk: &Chunk, packet_len: usize) -> bool {
+    /// One chunk.
+    fn handle_chunk(&mut self, now: Instant, chunk: &Chunk, packet_len: usize) -> Verdict {
         self.note_peer_is_up(chunk);
         let up = self.state == State::Established;
         match chunk.kind {
@@ -175,21 +189,21 @@ impl Sctp {
                 self.push_control(Control::ShutdownComplete);
                 self.end(SctpEvent::ClosedByPeer)
             }
-            kind::HEARTBEAT_ACK | kind::SHUTDOWN_COMPLETE => true,
-            _ => false,
+            kind::HEARTBEAT_ACK | kind::SHUTDOWN_COMPLETE => Verdict::Used,
+            _ => Verdict::Unused,
         }
     }
 
-    fn end(&mut self, event: SctpEvent) -> bool {
+    fn end(&mut self, event: SctpEvent) -> Verdict {
         if self.state != State::Ended {
             self.state = State::Ended;
             self.setup_timer = None;
             self.events.push_back(event);
         }
-        true
+        Verdict::Used
     }
 
-    fn fail(&mut self, reason: &'static str) -> bool {
+    fn fail(&mut self, reason: &'static str) -> Verdict {
         self.control.clear();
         self.push_control(Control::Abort);
         self.end(SctpEvent::Failed(reason))
@@ -201,12 +215,12 @@ impl Sctp {
         }
     }
 
-    fn on_heartbeat(&mut self, chunk: &Chunk) -> bool {
-        let fits = chunk.body.len() <= MAX_HEARTBEAT;
-        if fits {
-            self.push_control(Control::HeartbeatAck(Bytes::copy_from_slice(&chunk.body)));
+    fn on_heartbeat(&mut self, chunk: &Chunk) -> Verdict {
+        if chunk.body.len() > MAX_HEARTBEAT {
+            return Verdict::Unused;
         }
-        fits
+        self.push_control(Control::HeartbeatAck(Bytes::copy_from_slice(&chunk.body)));
+        Verdict::Used
     }
 
     /// Bytes that count against the window.
@@ -218,9 +232,9 @@ impl Sctp {
         (self.limits.receive_window as usize).saturating_sub(self.held())
     }
 
-    fn on_data(&mut self, chunk: &Chunk, packet_len: usize) -> bool {
+    fn on_data(&mut self, chunk: &Chunk, packet_len: usize) -> Verdict {
         let Some(mut data) = Data::read(chunk) else {
-            return false;
+            return Verdict::Malformed;
         };
         if data.payload.len() < packet_len / 2 {
             // A few bytes that wait to be read must not keep a whole packet.
@@ -231,7 +245,7 @@ impl Sctp {
         let probe = self.advertised == 0 && self.receiver.is_ahead(data.tsn);
         if probe && self.held() + data.payload.len() > window {
             self.receiver.acknowledge_now();
-            return true;
+            return Verdict::Used;
         }
         if self
             .receiver
@@ -243,12 +257,12 @@ impl Sctp {
         for whole in self.receiver.take_whole() {
             self.streams.deliver(whole, &mut self.events);
         }
-        true
+        Verdict::Used
     }
 
-    fn on_sack(&mut self, now: Instant, chunk: &Chunk) -> bool {
+    fn on_sack(&mut self, now: Instant, chunk: &Chunk) -> Verdict {
         let Some(sack) = Sack::read(chunk) else {
-            return false;
+            return Verdict::Malformed;
         };
         let streams = &mut self.streams;
         // Chunks of one stream follow each other: they are counted together.
@@ -261,7 +275,11 @@ impl Sctp {
             run = (stream, run.1 + len);
         });
         streams.acknowledged(run.0, run.1);
-        known
+        if known {
+            Verdict::Used
+        } else {
+            Verdict::Malformed
+        }
     }
 
     /// Timers.
@@ -345,6 +363,12 @@ impl Sctp {
         if advertised < full / 2 && self.window() >= advertised + (full / 4).max(2 * MTU) {
             self.receiver.acknowledge_now();
         }
+    }
+
+    /// Lets the peer send more from now on.
+    pub(crate) fn widen_window(&mut self, window: u32) {
+        self.limits.receive_window = self.limits.receive_window.max(window);
+        self.reopen_window();
     }
 
     /// Resets a stream once what was written is sent; the peer answers with its own reset. What comes is dropped.

@@ -72,6 +72,8 @@ pub(crate) enum SctpEvent {
     ResetComplete(u16),
     /// The peer shut the association down or aborted it.
     ClosedByPeer,
+    /// The peer refused to reset a stream that is over.
+    ResetDenied,
     /// The peer broke the protocol; the association is of no use any more.
     Failed(&'static str),
 }
@@ -85,6 +87,28 @@ pub(crate) struct SctpLimits {
     pub(crate) max_receive_message: u32,
     /// Streams the peer may bring about.
     pub(crate) max_streams: usize,
+}
+
+/// What a packet was good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Something.
+    Used,
+    /// Nothing, though nothing is wrong with it: it came late, or twice, or is of a kind that needs no answer.
+    Unused,
+    /// It does not decode, has another's tag or speaks of what was never sent.
+    Malformed,
+}
+
+impl Verdict {
+    /// Of two parts of one packet together.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Malformed, _) | (_, Self::Malformed) => Self::Malformed,
+            (Self::Used, _) | (_, Self::Used) => Self::Used,
+            (Self::Unused, Self::Unused) => Self::Unused,
+        }
+    }
 }
 
 /// An action on a stream that is gone or being reset.

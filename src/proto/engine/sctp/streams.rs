@@ -28,8 +28,6 @@ enum Outgoing {
     Requested,
     /// The peer performed the reset.
     Reset,
-    /// The peer refused: the id cannot be used again.
-    Failed,
 }
 
 /// The peer's direction.
@@ -60,6 +58,8 @@ struct Stream {
     early: BTreeMap<u16, (u32, Bytes)>,
     /// Messages of the next use of the id, which came before this use was over.
     successor: Vec<Whole>,
+    /// Its place among those with something to send.
+    turn: Option<u64>,
 }
 
 impl Stream {
@@ -75,6 +75,7 @@ impl Stream {
             readable: VecDeque::new(),
             early: BTreeMap::new(),
             successor: Vec::new(),
+            turn: None,
         }
     }
 
@@ -116,8 +117,11 @@ pub(super) struct Streams {
     streams: BTreeMap<u16, Stream>,
     /// How many the peer may bring about.
     max: usize,
-    /// Streams with something to send, in turn.
-    turns: VecDeque<u16>,
+    /// Streams with something to send, in turn; each has one place.
+    turns: BTreeMap<u64, u16>,
+    next_turn: u64,
+    /// Streams that the peer has not reset: a request for all streams is for these.
+    unreset: BTreeSet<u16>,
     /// Streams to be named in the next reset request.
     closing: BTreeSet<u16>,
     /// Streams that are over, until the reader knows: it acts on one event before it sees the next.
@@ -136,7 +140,9 @@ impl Streams {
         Self {
             streams: BTreeMap::new(),
             max,
-            turns: VecDeque::new(),
+            turns: BTreeMap::new(),
+            next_turn: 0,
+            unreset: BTreeSet::new(),
             closing: BTreeSet::new(),
             over: VecDeque::new(),
             held: 0,
@@ -151,6 +157,7 @@ impl Streams {
         let free = !self.streams.contains_key(&id);
         if free {
             self.streams.insert(id, Stream::new());
+            self.unreset.insert(id);
         }
         free
     }
@@ -168,7 +175,9 @@ impl Streams {
             return true;
         }
         if stream.queue.is_empty() {
-            self.turns.push_back(id);
+            stream.turn = Some(self.next_turn);
+            self.turns.insert(self.next_turn, id);
+            self.next_turn += 1;
         }
         stream.buffered += data.len();
         self.buffered += data.len();
@@ -205,9 +214,14 @@ impl Streams {
         }
     }
 
+    fn next_stream(&self) -> Option<u16> {
+        let first = || self.turns.first_key_value().map(|(_, id)| *id);
+        self.current.or_else(first)
+    }
+
     /// Size of the next fragment, if there is one.
     pub(super) fn next_len(&self) -> Option<usize> {
-        let id = self.current.or_else(|| self.turns.front().copied())?;
+        let id = self.next_stream()?;
         let stream = self.streams.get(&id)?;
         let (_, message) = stream.queue.front()?;
         Some((message.len() - stream.offset).min(MAX_FRAGMENT))
@@ -220,7 +234,7 @@ impl Streams {
 
     /// The next fragment, without TSN.
     pub(super) fn next_fragment(&mut self) -> Option<Data> {
-        let id = self.current.or_else(|| self.turns.front().copied())?;
+        let id = self.next_stream()?;
         let stream = self.streams.get_mut(&id)?;
         let (ppid, message) = stream.queue.front()?;
         let start = stream.offset;
@@ -247,15 +261,18 @@ impl Streams {
 
     fn end_message(&mut self, id: u16) {
         self.current = None;
-        self.turns.pop_front();
+        self.turns.pop_first();
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
         stream.queue.pop_front();
         stream.offset = 0;
         stream.next_ssn = stream.next_ssn.wrapping_add(1);
+        stream.turn = None;
         if !stream.queue.is_empty() {
-            self.turns.push_back(id);
+            stream.turn = Some(self.next_turn);
+            self.turns.insert(self.next_turn, id);
+            self.next_turn += 1;
         } else {
             if stream.queue.capacity() > 32 {
                 stream.queue = VecDeque::new();
@@ -284,7 +301,10 @@ impl Streams {
         let room = self.streams.len() < self.max;
         let (stream, fresh) = match self.streams.entry(id) {
             Entry::Occupied(entry) => (entry.into_mut(), false),
-            Entry::Vacant(entry) if room => (entry.insert(Stream::new()), true),
+            Entry::Vacant(entry) if room => {
+                self.unreset.insert(id);
+                (entry.insert(Stream::new()), true)
+            }
             Entry::Vacant(_) => {
                 self.closing.insert(id);
                 return;
@@ -359,7 +379,7 @@ impl Streams {
     /// The peer reset its direction of `ids` (all streams if none are named). Ours follows.
     pub(super) fn on_incoming_reset(&mut self, ids: &[u16], events: &mut VecDeque<SctpEvent>) {
         let ids: Vec<u16> = if ids.is_empty() {
-            self.streams.keys().copied().collect()
+            self.unreset.iter().copied().collect()
         } else {
             ids.to_vec()
         };
@@ -373,6 +393,7 @@ impl Streams {
                 Incoming::Discarded => stream.incoming = Incoming::Told,
                 Incoming::Reset | Incoming::Told => continue,
             }
+            self.unreset.remove(&id);
             // Nothing behind a hole will come any more.
             let lost: usize = stream
                 .early
@@ -424,7 +445,9 @@ impl Streams {
         stream.buffered = stream.buffered.saturating_sub(dropped);
         self.buffered = self.buffered.saturating_sub(dropped);
         if keep == 0 {
-            self.turns.retain(|&turn| turn != id);
+            if let Some(turn) = stream.turn.take() {
+                self.turns.remove(&turn);
+            }
             if stream.outgoing == Outgoing::Closing {
                 self.closing.insert(id);
             }
@@ -459,18 +482,14 @@ impl Streams {
         !self.closing.is_empty()
     }
 
-    /// The peer answered our request for `ids`.
-    pub(super) fn on_reset_answered(&mut self, ids: &[u16], performed: bool) {
+    /// The peer performed our request for `ids`.
+    pub(super) fn on_reset_performed(&mut self, ids: &[u16]) {
         for &id in ids {
             let Some(stream) = self.streams.get_mut(&id) else {
                 continue;
             };
             if stream.outgoing == Outgoing::Requested {
-                stream.outgoing = if performed {
-                    Outgoing::Reset
-                } else {
-                    Outgoing::Failed
-                };
+                stream.outgoing = Outgoing::Reset;
                 self.finish(id);
             }
         }

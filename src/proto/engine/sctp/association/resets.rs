@@ -3,7 +3,10 @@
 use std::time::Instant;
 
 use super::{Control, Sctp};
-use crate::proto::engine::sctp::wire::{Chunk, Reconfig, before, read_reconfig};
+use crate::proto::engine::sctp::{
+    SctpEvent, Verdict,
+    wire::{Chunk, Reconfig, before, read_reconfig},
+};
 
 /// Streams in one request: it must fit into a packet.
 const MAX_STREAMS: usize = 500;
@@ -113,7 +116,7 @@ impl Sctp {
         }
     }
 
-    pub(super) fn on_reconfig(&mut self, now: Instant, chunk: &Chunk) -> bool {
+    pub(super) fn on_reconfig(&mut self, now: Instant, chunk: &Chunk) -> Verdict {
         for reconfig in read_reconfig(chunk) {
             match reconfig {
                 Reconfig::OutgoingReset {
@@ -131,7 +134,7 @@ impl Sctp {
             }
         }
         self.reopen_window();
-        true
+        Verdict::Used
     }
 
     fn on_request(&mut self, request: Request) {
@@ -200,10 +203,14 @@ impl Sctp {
                 self.resets.outstanding = Some(request);
                 self.resets.timer = Some(now + self.sender.timeout());
             }
-            _ => {
-                let performed = matches!(outcome, result::PERFORMED | result::NOTHING_TO_DO);
+            result::PERFORMED | result::NOTHING_TO_DO => {
                 self.resets.timer = None;
-                self.streams.on_reset_answered(&request.streams, performed);
+                self.streams.on_reset_performed(&request.streams);
+            }
+            _ => {
+                // The ids could never be used again, and who waits for their end would wait for ever.
+                self.resets.timer = None;
+                self.end(SctpEvent::ResetDenied);
             }
         }
     }

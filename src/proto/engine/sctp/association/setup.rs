@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{Control, Sctp, State};
 use crate::proto::engine::sctp::{
-    SctpEvent,
+    SctpEvent, Verdict,
     receive::Receiver,
     wire::{Chunk, Init, kind},
 };
@@ -71,38 +71,38 @@ impl Sctp {
         cookie.freeze()
     }
 
-    pub(super) fn on_init(&mut self, now: Instant, chunk: &Chunk) -> bool {
+    pub(super) fn on_init(&mut self, now: Instant, chunk: &Chunk) -> Verdict {
         let Some(init) = Init::read(chunk) else {
-            return false;
+            return Verdict::Malformed;
         };
         match self.state {
             State::Closed | State::CookieWait | State::CookieEchoed => {
                 // Once we echoed a cookie the peer is settled; another tag would be another association.
                 let settled = self.state == State::CookieEchoed;
                 if settled && self.peer.as_ref().is_some_and(|peer| peer.tag != init.tag) {
-                    return false;
+                    return Verdict::Unused;
                 }
                 if self.state == State::Closed {
                     self.setup_sent = self.peer.is_none().then_some(now);
                 }
                 self.peer = Some(init);
                 self.push_control(Control::InitAck);
-                true
+                Verdict::Used
             }
             // A restart (RFC 9260 section 5.2.2) would need a new DTLS session.
-            State::Established | State::Ended => true,
+            State::Established | State::Ended => Verdict::Used,
         }
     }
 
-    pub(super) fn on_init_ack(&mut self, now: Instant, chunk: &Chunk) -> bool {
+    pub(super) fn on_init_ack(&mut self, now: Instant, chunk: &Chunk) -> Verdict {
         if self.state != State::CookieWait {
             // Late, or the peer's half of a set-up from both sides.
-            return true;
+            return Verdict::Used;
         }
         let Some(mut init) =
             Init::read(chunk).filter(|init| (1..=MAX_COOKIE).contains(&init.cookie.len()))
         else {
-            return false;
+            return Verdict::Malformed;
         };
         self.measure_setup(now);
         self.cookie = std::mem::take(&mut init.cookie);
@@ -111,12 +111,12 @@ impl Sctp {
         self.setup_wait = FIRST_WAIT;
         self.push_control(Control::CookieEcho);
         self.arm_setup(now);
-        true
+        Verdict::Used
     }
 
-    pub(super) fn on_cookie_echo(&mut self, now: Instant, chunk: &Chunk) -> bool {
+    pub(super) fn on_cookie_echo(&mut self, now: Instant, chunk: &Chunk) -> Verdict {
         if self.peer.is_none() || chunk.body != self.own_cookie() {
-            return false;
+            return Verdict::Unused;
         }
         match self.state {
             State::Closed | State::CookieWait | State::CookieEchoed => {
@@ -128,16 +128,16 @@ impl Sctp {
             }
             // Our COOKIE ACK was lost.
             State::Established => self.push_control(Control::CookieAck),
-            State::Ended => return false,
+            State::Ended => return Verdict::Unused,
         }
-        true
+        Verdict::Used
     }
 
-    pub(super) fn on_cookie_ack(&mut self) -> bool {
+    pub(super) fn on_cookie_ack(&mut self) -> Verdict {
         if self.state == State::CookieEchoed {
             self.establish();
         }
-        true
+        Verdict::Used
     }
 
     fn measure_setup(&mut self, now: Instant) {

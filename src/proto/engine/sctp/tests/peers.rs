@@ -17,7 +17,7 @@ use sctp_proto::{
 };
 
 use super::link::{LIMITS, read_all, send};
-use crate::proto::engine::sctp::{Sctp, SctpEvent};
+use crate::proto::engine::sctp::{Sctp, SctpEvent, Verdict};
 
 const DELAY: Duration = Duration::from_millis(5);
 const SIZES: [usize; 12] = [
@@ -162,6 +162,7 @@ impl Pair {
                 SctpEvent::Reset(id) => self.we_saw.resets.push(id),
                 SctpEvent::ResetComplete(id) => self.we_saw.completed.push(id),
                 SctpEvent::ClosedByPeer => self.we_saw.down = true,
+                SctpEvent::ResetDenied => panic!("a reset was denied"),
                 SctpEvent::Failed(text) => panic!("{text}"),
             }
         }
@@ -255,10 +256,7 @@ impl Pair {
                     break;
                 };
                 if for_us {
-                    assert!(
-                        self.ours.handle_packet(self.now, packet),
-                        "a packet of no use"
-                    );
+                    assert_eq!(self.ours.handle_packet(self.now, packet), Verdict::Used);
                 } else {
                     self.other.handle_packet(self.now, packet);
                 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::proto::engine::sctp::{
-    Sctp, SctpEvent, SctpLimits,
+    Sctp, SctpEvent, SctpLimits, Verdict,
     wire::{Chunk, Chunks, Data, Init, Reconfig, Sack, Writer, flag, kind, read_reconfig},
 };
 
@@ -64,7 +64,7 @@ impl Raw {
         if packet[12] == kind::INIT {
             packet[4..12].fill(0);
         }
-        self.sctp.handle_packet(self.now, packet.into())
+        self.sctp.handle_packet(self.now, packet.into()) == Verdict::Used
     }
 
     /// One DATA chunk in a packet of its own. `tsn` counts from zero.

@@ -59,9 +59,9 @@ impl Case {
     }
 
     /// Our requests go out and are answered.
-    fn answered(&mut self, performed: bool) -> Vec<u16> {
+    fn performed(&mut self) -> Vec<u16> {
         let ids = self.streams.take_closing(500);
-        self.streams.on_reset_answered(&ids, performed);
+        self.streams.on_reset_performed(&ids);
         ids
     }
 
@@ -198,7 +198,7 @@ fn when_we_reset_first_the_id_is_free_after_the_peers_reset() {
     assert!(case.streams.reset(2));
     assert!(!case.write(2, b"too late"));
     assert!(!case.streams.open(2));
-    assert_eq!(case.answered(true), [2]);
+    assert_eq!(case.performed(), [2]);
     assert_eq!(case.events(), []);
     case.peer_resets(&[2]);
     assert_eq!(case.events(), [ResetComplete(2)], "we need no news of it");
@@ -211,7 +211,7 @@ fn when_the_peer_resets_first_ours_follows_by_itself() {
     case.peer_resets(&[2]);
     assert_eq!(case.events(), [Reset(2)]);
     assert!(!case.write(2, b"nobody reads it"));
-    assert_eq!(case.answered(true), [2]);
+    assert_eq!(case.performed(), [2]);
     assert_eq!(case.events(), [ResetComplete(2)]);
 }
 
@@ -223,7 +223,7 @@ fn resets_may_cross() {
     case.peer_resets(&[2]);
     assert!(!case.streams.wants_reset(), "it is requested already");
     assert_eq!(case.events(), []);
-    case.streams.on_reset_answered(&ids, true);
+    case.streams.on_reset_performed(&ids);
     assert_eq!(case.events(), [ResetComplete(2)]);
 }
 
@@ -246,7 +246,7 @@ fn the_peers_reset_is_told_when_everything_is_read() {
     case.receive(3, 0);
     case.receive(3, 1);
     case.peer_resets(&[3]);
-    assert_eq!(case.answered(true), [3]);
+    assert_eq!(case.performed(), [3]);
     assert_eq!(case.events(), [Opened(3), Readable(3)]);
     assert!(case.read(3).is_some());
     assert_eq!(case.events(), []);
@@ -274,11 +274,11 @@ fn a_stream_given_up_with_messages_unread_after_the_peers_reset_comes_free() {
         case.receive(3, 0);
         case.peer_resets(&[3]);
         if answered_first {
-            case.answered(true);
+            case.performed();
         }
         assert!(case.streams.reset(3));
         assert_eq!(case.streams.held(), 0);
-        case.answered(true);
+        case.performed();
         assert_eq!(case.events(), [Opened(3), ResetComplete(3)]);
         assert_eq!(case.streams.count(), 0);
     }
@@ -302,7 +302,7 @@ fn what_waits_to_be_sent_is_dropped_when_the_peer_resets() {
     case.peer_resets(&[2]);
     assert_eq!(case.streams.buffered(), 2);
     assert_eq!(case.sent_streams(), [4]);
-    assert_eq!(case.answered(true), [2]);
+    assert_eq!(case.performed(), [2]);
     case.streams.acknowledged(4, 2);
     assert_eq!(case.streams.buffered(), 0);
 }
@@ -320,7 +320,7 @@ fn a_half_sent_message_is_finished_before_our_reset() {
     let rest = [(2, 0, flag::END, 868), (4, 0, flag::BEGIN | flag::END, 1)];
     assert_eq!(case.fragments(), rest);
     assert!(case.streams.is_idle());
-    assert_eq!(case.answered(true), [2]);
+    assert_eq!(case.performed(), [2]);
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn the_next_use_of_an_id_begins_with_what_came_early() {
     case.receive(3, 1);
     assert_eq!(case.events(), []);
     assert_eq!(case.streams.held(), 2 * (1 + OVERHEAD), "they count");
-    case.streams.on_reset_answered(&ids, true);
+    case.streams.on_reset_performed(&ids);
     assert_eq!(case.events(), [ResetComplete(3), Opened(3), Readable(3)]);
     assert_eq!(std::iter::from_fn(|| case.read(3)).count(), 2);
     assert_eq!(case.streams.held(), 0);
@@ -345,7 +345,7 @@ fn the_next_use_begins_only_when_the_end_of_the_last_was_seen() {
     let mut case = Case::new();
     case.receive(3, 0);
     case.peer_resets(&[3]);
-    case.answered(true);
+    case.performed();
     case.deliver(3, Some(0), b"next use");
     assert_eq!(case.events(), [Opened(3)]);
     assert_eq!(case.read(3).unwrap(), [0]);
@@ -365,7 +365,7 @@ fn late_acknowledgements_of_the_last_use_are_not_taken_for_the_next() {
     case.write(4, &[0; 1000]);
     case.fragments();
     case.streams.reset(2);
-    case.answered(true);
+    case.performed();
     case.peer_resets(&[2]);
     assert_eq!(case.events(), [ResetComplete(2)]);
     assert_eq!(case.streams.buffered(), 1100, "on its way");
@@ -382,13 +382,32 @@ fn late_acknowledgements_of_the_last_use_are_not_taken_for_the_next() {
 }
 
 #[test]
-fn a_refused_reset_leaves_the_id_unusable() {
-    let mut case = Case::open(&[2]);
-    case.streams.reset(2);
-    case.answered(false);
-    case.peer_resets(&[2]);
-    assert_eq!(case.events(), []);
-    assert!(!case.streams.open(2));
+fn all_streams_are_those_that_were_not_reset_before() {
+    let mut case = Case::open(&[2, 4]);
+    case.peer_resets(&[]);
+    case.peer_resets(&[]);
+    assert_eq!(case.events(), [Reset(2), Reset(4)]);
+    assert!(case.streams.unreset.is_empty());
+    case.performed();
+    case.events();
+    assert!(case.streams.open(4), "a next use");
+    case.peer_resets(&[]);
+    assert_eq!(case.events(), [Reset(4)]);
+}
+
+#[test]
+fn a_stream_that_is_reset_gives_up_its_turn_and_the_others_keep_theirs() {
+    let mut case = Case::open(&[2, 4, 6]);
+    for id in [2, 4, 6] {
+        assert!(case.streams.write(id, 53, Bytes::from_static(b"x")));
+    }
+    case.peer_resets(&[4]);
+    let order: Vec<_> = std::iter::from_fn(|| case.streams.next_fragment())
+        .map(|data| data.stream)
+        .collect();
+    assert_eq!(order, [2, 6]);
+    assert!(case.streams.is_idle());
+    assert_eq!(case.streams.next_len(), None);
 }
 
 #[test]
@@ -407,7 +426,7 @@ fn unknown_and_repeated_ids_in_a_reset_do_nothing() {
     case.peer_resets(&[8, 2, 2, 9]);
     case.peer_resets(&[2]);
     assert_eq!(case.events(), [Reset(2)]);
-    assert_eq!(case.answered(true), [2]);
+    assert_eq!(case.performed(), [2]);
     case.peer_resets(&[2]);
     assert_eq!(case.events(), [ResetComplete(2)]);
     case.peer_resets(&[2]);
@@ -434,12 +453,12 @@ fn one_stream_too_many_is_reset_and_not_remembered() {
     assert_eq!(case.streams.count(), 2);
     assert_eq!(case.streams.held(), 2 * (1 + OVERHEAD));
     assert_eq!(case.events(), [Opened(1), Opened(2)]);
-    assert_eq!(case.answered(true), [3, 4, 5]);
+    assert_eq!(case.performed(), [3, 4, 5]);
     case.peer_resets(&[3, 4, 5]);
     assert_eq!(case.events(), []);
     // With room again the same id is welcome.
     case.streams.reset(1);
-    case.answered(true);
+    case.performed();
     case.peer_resets(&[1]);
     assert_eq!(case.events(), [ResetComplete(1)]);
     case.receive(3, 0);

@@ -1,0 +1,185 @@
+//! A session of the server from its handshake to its end.
+
+use std::{
+    future::poll_fn,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
+    time::{Duration, SystemTime},
+};
+
+use tokio::sync::mpsc;
+
+use super::{
+    Command, Entry, Handover, Meter, Opened, Outcome, Record, SessionSummary, Shared, door::Door,
+    wall_clock,
+};
+use crate::socketpipe::{
+    code::Code,
+    driver::{self, Driver},
+    frame::{Failure, SessionId},
+    session::{Event, Mode, Stats, Status},
+    wire::Wire,
+};
+
+/// Connections that wait for one session; the newest wins anyway.
+const MAX_COMMANDS: usize = 4;
+
+/// The session's place in the table; leaves it and writes the record however the task ends.
+struct Place {
+    shared: Arc<Shared>,
+    summary: SessionSummary,
+    meter: Arc<Meter>,
+    id: Option<SessionId>,
+    outcome: Outcome,
+}
+
+impl Place {
+    fn take(
+        shared: Arc<Shared>,
+        summary: SessionSummary,
+        id: Option<SessionId>,
+        commands: mpsc::Sender<Command>,
+    ) -> Self {
+        let meter = Arc::new(Meter::default());
+        let owner = summary.origin.peer.map(|peer| peer.to_bytes());
+        let mut table = shared.table();
+        if let Some(id) = &id {
+            let by_id = &mut table.by_id;
+            by_id.insert(id, summary.mode, owner.as_deref(), commands.clone());
+        }
+        let entry = Entry {
+            summary: summary.clone(),
+            meter: meter.clone(),
+            commands,
+        };
+        table.running.insert(summary.number, entry);
+        shared.count.send_replace(table.running.len());
+        drop(table);
+        Self {
+            shared,
+            summary,
+            meter,
+            id,
+            outcome: Outcome::Dropped,
+        }
+    }
+
+    fn note(&self, stats: &Stats, status: Status) {
+        let connected = matches!(status, Status::Established { .. });
+        self.meter.connected.store(connected, Ordering::Relaxed);
+        self.meter.sent.store(stats.sent, Ordering::Relaxed);
+        self.meter.received.store(stats.received, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut table = self.shared.table();
+        if let Some(id) = &self.id {
+            table.by_id.remove(id);
+        }
+        table.running.remove(&self.summary.number);
+        let left = table.running.len();
+        drop(table);
+        let summary = self.summary.clone();
+        self.shared.service.ended(&Record {
+            number: summary.number,
+            origin: summary.origin,
+            label: summary.label,
+            mode: summary.mode,
+            target: summary.target,
+            started: summary.started,
+            ended: wall_clock(),
+            sent: self.meter.sent.load(Ordering::Relaxed),
+            received: self.meter.received.load(Ordering::Relaxed),
+            outcome: self.outcome.clone(),
+        });
+        self.shared.count.send_replace(left);
+    }
+}
+
+/// Runs the session that was granted at this door.
+pub(super) async fn run(shared: Arc<Shared>, door: Door, mut wire: Wire, opened: Opened) {
+    let (mode, origin) = (door.mode, door.origin.clone());
+    let acceptor = door.into_acceptor(&mut wire);
+    let driver = Driver::server(wire, opened.backend, |path| {
+        acceptor.accept(driver::now(), path, rand::random(), rand::random())
+    });
+    // Nothing is open any more if the client has closed meanwhile.
+    let Some(mut driver) = driver else { return };
+    let summary = SessionSummary {
+        number: shared.next.fetch_add(1, Ordering::Relaxed),
+        origin,
+        label: opened.label,
+        mode,
+        target: opened.target,
+        started: wall_clock(),
+        connected: true,
+        sent: 0,
+        received: 0,
+    };
+    let id = driver.session().session_id().cloned();
+    let (sender, mut commands) = mpsc::channel(MAX_COMMANDS);
+    let mut place = Place::take(shared, summary, id, sender);
+    poll_fn(|cx| work(cx, &mut driver, &mut commands, &mut place, opened.expires)).await;
+    driver.finish(last_bytes(mode)).await;
+}
+
+/// How long the backend may take for the last bytes of a client that is gone. What a terminal has not read by then
+/// nobody waits for; a service may be slow.
+fn last_bytes(mode: Mode) -> Duration {
+    match mode {
+        Mode::Pty => Duration::from_secs(1),
+        Mode::Tunnel => Duration::from_secs(60),
+    }
+}
+
+/// Until the session is over.
+fn work(
+    cx: &mut Context<'_>,
+    driver: &mut Driver,
+    commands: &mut mpsc::Receiver<Command>,
+    place: &mut Place,
+    expires: Option<SystemTime>,
+) -> Poll<()> {
+    while let Poll::Ready(Some(command)) = commands.poll_recv(cx) {
+        obey(driver, command, expires);
+    }
+    loop {
+        let polled = driver.poll(cx);
+        let session = driver.session();
+        place.note(&session.stats(), session.status());
+        match polled {
+            Poll::Ready(Event::Closed(end)) => {
+                place.outcome = Outcome::Ended(end);
+                return Poll::Ready(());
+            }
+            Poll::Ready(_) => {}
+            Poll::Pending => return Poll::Pending,
+        }
+    }
+}
+
+fn obey(driver: &mut Driver, command: Command, expires: Option<SystemTime>) {
+    match command {
+        Command::End(code, message) => {
+            driver.session_mut().abort(driver::now(), code, &message);
+        }
+        Command::Resume(Handover {
+            wire,
+            request,
+            reply,
+        }) => {
+            let expired = expires.is_some_and(|expires| wall_clock() >= expires);
+            let outcome = match expired {
+                true => Err((
+                    wire,
+                    Failure::new(Code::AUTH_EXPIRED, "the token has expired"),
+                )),
+                false => driver.resume(wire, &request),
+            };
+            // Whoever brought the wire may be gone; then the wire goes with it.
+            drop(reply.send(outcome));
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Bytes of the peer: put into order over changing paths, then kept until somebody reads them.
+//!
+//! With Session Resume the numbers decide: what is old is dropped, what is ahead waits. Without, the first DATA on
+//! another path starts a barrier: DATA of the new path waits until a PING on the old one is answered, because all
+//! that was sent on the old path has arrived by then. The session owns it, sends that PING, and stops the peer when
+//! too much is unread.
+
+use std::collections::{BTreeMap, VecDeque, btree_map::Entry};
+
+use bytes::Bytes;
+
+use super::{Instant, PathId, path::Nonce};
+use crate::socketpipe::frame::Data;
+
+/// What a waiting piece costs beside its bytes.
+const PIECE_COST: usize = 64;
+/// DATA that waits for other DATA before it.
+const MAX_AHEAD: usize = 1024 * 1024;
+
+/// What DATA did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It is delivered, waits, or was there before.
+    Fine,
+    /// It came by another path than the DATA before it: a barrier is needed, `barrier` takes its nonce.
+    NewPath {
+        /// Where the DATA before it came from.
+        old: PathId,
+    },
+    /// After a resume the peer went on behind what was lost.
+    Skipped,
+}
+
+/// DATA of a new path that waits for the end of the old one.
+#[derive(Debug)]
+struct Barrier {
+    new: PathId,
+    nonce: Option<Nonce>,
+    waiting: VecDeque<Data>,
+}
+
+/// The receiving half of a session.
+#[derive(Debug)]
+pub(super) struct Inbound {
+    numbered: bool,
+    /// Number of the next piece to deliver.
+    next: u64,
+    ahead: BTreeMap<u64, Data>,
+    ahead_cost: usize,
+    /// Path of the last piece that has to wait.
+    ahead_from: Option<PathId>,
+    /// When the oldest gap appeared.
+    gap_since: Option<Instant>,
+    /// The session was just resumed: the next number tells whether the peer repeats what was lost.
+    just_resumed: bool,
+    /// Path of the DATA that is delivered; without numbers only.
+    current: Option<PathId>,
+    barrier: Option<Barrier>,
+    unread: VecDeque<Bytes>,
+    /// Cost of `unread`.
+    unread_len: usize,
+    /// Unread bytes that stop the peer.
+    pause: usize,
+    /// The peer was told to stop.
+    stopped: bool,
+    /// The peer has no more bytes.
+    pub(super) ended: bool,
+    /// Some DATA has come.
+    pub(super) begun: bool,
+    /// Bytes delivered.
+    pub(super) received: u64,
+}
+
+impl Inbound {
+    /// Stops the peer above `pause` unread bytes.
+    pub(super) fn new(pause: usize) -> Self {
+        Self {
+            numbered: false,
+            next: 1,
+            ahead: BTreeMap::new(),
+            ahead_cost: 0,
+            ahead_from: None,
+            gap_since: None,
+            just_resumed: false,
+            current: None,
+            barrier: None,
+            unread: VecDeque::new(),
+            unread_len: 0,
+            pause: pause.max(1),
+            stopped: false,
+            ended: false,
+            begun: false,
+            received: 0,
+        }
+    }
+
+    /// The handshake is done.
+    pub(super) fn agree(&mut self, numbered: bool) {
+        self.numbered = numbered;
+    }
+
+    /// Number of the last piece received without a gap before it.
+    pub(super) fn last(&self) -> u64 {
+        self.next - 1
+    }
+
+    /// Takes DATA that came by `path`; `main`: by the path on which a session is resumed.
+    pub(super) fn take(&mut self, now: Instant, path: PathId, main: bool, data: Data) -> Taken {
+        self.begun = true;
+        if self.numbered {
+            self.take_numbered(now, path, main, data)
+        } else {
+            self.take_in_turn(path, data)
+        }
+    }
+
+    fn take_numbered(&mut self, now: Instant, path: PathId, main: bool, data: Data) -> Taken {
+        // A peer that does not number its DATA counts it all the same.
+        let number = data.number.unwrap_or(self.next);
+        let mut taken = Taken::Fine;
+        if main && std::mem::take(&mut self.just_resumed) && number > self.next {
+            self.next = number;
+            taken = Taken::Skipped;
+        }
+        if number > self.next {
+            let cost = data.bytes.len() + PIECE_COST;
+            self.ahead_from = Some(path);
+            if let Entry::Vacant(place) = self.ahead.entry(number) {
+                place.insert(data);
+                self.ahead_cost += cost;
+            }
+        } else if number == self.next {
+            self.next += 1;
+            self.deliver(data);
+            self.deliver_ahead();
+        }
+        self.gap_since = match self.ahead.is_empty() {
+            true => None,
+            false => self.gap_since.or(Some(now)),
+        };
+        taken
+    }
+
+    /// Delivers what waited for the piece just delivered.
+    fn deliver_ahead(&mut self) {
+        while let Some(data) = self.ahead.remove(&self.next) {
+            self.ahead_cost -= data.bytes.len() + PIECE_COST;
+            self.next += 1;
+            self.deliver(data);
+            // The gap that counts is the one behind this piece; it is younger.
+            self.gap_since = None;
+        }
+    }
+
+    fn take_in_turn(&mut self, path: PathId, data: Data) -> Taken {
+        let current = *self.current.get_or_insert(path);
+        if let Some(barrier) = &mut self.barrier
+            && barrier.new == path
+        {
+            self.ahead_cost += data.bytes.len() + PIECE_COST;
+            barrier.waiting.push_back(data);
+            return Taken::Fine;
+        }
+        if path == current {
+            self.deliver(data);
+            return Taken::Fine;
+        }
+        self.ahead_cost += data.bytes.len() + PIECE_COST;
+        self.barrier = Some(Barrier {
+            new: path,
+            nonce: None,
+            waiting: VecDeque::from([data]),
+        });
+        Taken::NewPath { old: current }
+    }
+
+    /// The PING of the barrier has this nonce.
+    pub(super) fn guard(&mut self, nonce: Nonce) {
+        if let Some(barrier) = &mut self.barrier {
+            barrier.nonce = Some(nonce);
+        }
+    }
+
+    /// A PING was answered: if it was the barrier's, what waited is delivered.
+    pub(super) fn confirm(&mut self, nonce: Nonce) {
+        if self
+            .barrier
+            .as_ref()
+            .is_some_and(|barrier| barrier.nonce == Some(nonce))
+        {
+            self.lift_barrier();
+        }
+    }
+
+    /// Nothing more comes by the old path.
+    fn lift_barrier(&mut self) {
+        if let Some(barrier) = self.barrier.take() {
+            self.current = Some(barrier.new);
+            for data in barrier.waiting {
+                self.ahead_cost -= data.bytes.len() + PIECE_COST;
+                self.deliver(data);
+            }
+        }
+    }
+
+    /// A path is gone for good.
+    pub(super) fn path_gone(&mut self, path: PathId) {
+        if self.current == Some(path) {
+            self.lift_barrier();
+        }
+        if self.current == Some(path) {
+            self.current = None;
+        }
+    }
+
+    fn deliver(&mut self, data: Data) {
+        self.ended |= data.end;
+        if !data.bytes.is_empty() {
+            self.received += data.bytes.len() as u64;
+            self.unread_len += data.bytes.len() + PIECE_COST;
+            self.unread.push_back(data.bytes);
+        }
+    }
+
+    /// The peer sends everything again that is not delivered: what waits is not needed. `may_skip`: it may be one that
+    /// cannot, and goes on behind what was lost.
+    pub(super) fn resumed(&mut self, may_skip: bool) {
+        self.ahead.clear();
+        self.ahead_cost = 0;
+        self.gap_since = None;
+        self.just_resumed = may_skip;
+        // Flow control starts anew.
+        self.stopped = false;
+    }
+
+    /// DATA may come by a second path from now on, and be ahead of its turn for that reason.
+    pub(super) fn expect_two_paths(&mut self) {
+        self.just_resumed = false;
+    }
+
+    /// Next unread piece.
+    pub(super) fn read(&mut self) -> Option<Bytes> {
+        let bytes = self.unread.pop_front()?;
+        self.unread_len -= bytes.len() + PIECE_COST;
+        Some(bytes)
+    }
+
+    /// Whether something can be read.
+    pub(super) fn is_readable(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
+    /// Bytes that wait, delivered or not.
+    pub(super) fn held(&self) -> usize {
+        self.unread_len + self.ahead_cost
+    }
+
+    /// Whether the peer is to be told now to stop (`Some(true)`) or to go on.
+    pub(super) fn flow(&mut self) -> Option<bool> {
+        let stop = match self.stopped {
+            false => self.unread_len > self.pause,
+            true => self.unread_len >= self.pause / 4,
+        };
+        let changed = stop != self.stopped;
+        self.stopped = stop;
+        changed.then_some(stop)
+    }
+
+    /// Whether DATA of this path has a place to go. If not, either the peer ignores that it was told to stop, or its
+    /// DATA would only wait for that of another path.
+    pub(super) fn wants(&self, path: PathId) -> bool {
+        let full = self.unread_len >= self.pause.saturating_mul(2);
+        !full && (self.ahead_cost < MAX_AHEAD || !self.would_wait(path))
+    }
+
+    /// Whether more DATA of this path would be ahead of its turn.
+    fn would_wait(&self, path: PathId) -> bool {
+        match &self.barrier {
+            Some(barrier) => barrier.new == path,
+            None => self.ahead_from == Some(path),
+        }
+    }
+
+    /// Since when a piece is missing.
+    pub(super) fn gap_since(&self) -> Option<Instant> {
+        self.gap_since
+    }
+}

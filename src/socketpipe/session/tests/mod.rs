@@ -1,0 +1,9 @@
+//! Tests of the engine: two sessions with wires between them, in virtual time.
+
+mod closing;
+mod handshake;
+mod pair;
+mod random;
+mod resume;
+mod rules;
+mod upgrade;

@@ -1,0 +1,246 @@
+use std::net::IpAddr;
+
+use http_body_util::BodyExt as _;
+use hyper::{Request, StatusCode, header};
+
+use super::{
+    client::WebSocketConnector,
+    limit::RateLimiter,
+    listener::WebSocketConfig,
+    request::{Answer, Sender, Verdict, judge},
+    tls::TlsRoots,
+};
+use crate::socketpipe::session::Mode;
+
+const LOCAL: Sender = Sender {
+    address: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+    local: true,
+    tls: false,
+};
+
+fn far(tls: bool) -> Sender {
+    Sender {
+        address: "192.0.2.7".parse().unwrap(),
+        local: false,
+        tls,
+    }
+}
+
+/// A request for a WebSocket at this path, with these fields in place of or beside the usual ones.
+fn request(path: &str, fields: &[(&str, &str)]) -> Request<()> {
+    let mut request = Request::builder()
+        .uri(path)
+        .header(header::HOST, "localhost:8080")
+        .header(header::CONNECTION, "keep-alive, Upgrade")
+        .header(header::UPGRADE, "websocket")
+        .header(header::SEC_WEBSOCKET_VERSION, "13")
+        .header(header::SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ==")
+        .body(())
+        .unwrap();
+    for (name, value) in fields {
+        let name: header::HeaderName = name.parse().unwrap();
+        request.headers_mut().insert(name, value.parse().unwrap());
+    }
+    request
+}
+
+fn status(config: &WebSocketConfig, sender: Sender, request: &Request<()>) -> StatusCode {
+    match judge(config, sender, request) {
+        Verdict::Answer(answer) | Verdict::Upgrade { answer, .. } => answer.status(),
+    }
+}
+
+async fn body(answer: Answer) -> String {
+    let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn a_request_on_loopback_is_upgraded() {
+    let request = request(
+        "/tunnel",
+        &[("sec-websocket-protocol", "other, socketpipe.v1")],
+    );
+    let Verdict::Upgrade {
+        answer,
+        mode,
+        client,
+    } = judge(&WebSocketConfig::default(), LOCAL, &request)
+    else {
+        panic!("refused");
+    };
+    assert_eq!((mode, client), (Mode::Tunnel, LOCAL.address));
+    // The example of RFC 6455 section 1.3.
+    let fields = answer.headers();
+    assert_eq!(
+        fields["sec-websocket-accept"],
+        "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    );
+    assert_eq!(fields["sec-websocket-protocol"], "socketpipe.v1");
+    assert!(!fields.contains_key("sec-websocket-extensions"));
+}
+
+#[test]
+fn the_subprotocol_is_not_required() {
+    let Verdict::Upgrade { answer, .. } =
+        judge(&WebSocketConfig::default(), LOCAL, &request("/pty", &[]))
+    else {
+        panic!("refused");
+    };
+    assert!(!answer.headers().contains_key("sec-websocket-protocol"));
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_are_refused_with_a_sentence() {
+    let config = WebSocketConfig {
+        origins: vec!["https://tools.example.com/".to_owned()],
+        ..WebSocketConfig::default()
+    };
+    for origin in ["http://localhost:8080", "https://tools.example.com"] {
+        let good = request("/pty", &[("origin", origin)]);
+        assert_eq!(status(&config, LOCAL, &good), 101, "{origin}");
+    }
+    for origin in [
+        "null",
+        "http://localhost:9",
+        "https://evil.example",
+        "localhost:8080",
+        "http://",
+    ] {
+        let bad = request("/pty", &[("origin", origin)]);
+        let Verdict::Answer(answer) = judge(&config, LOCAL, &bad) else {
+            panic!("{origin} was let in");
+        };
+        assert_eq!(answer.status(), 403);
+        assert!(body(answer).await.contains("origin"));
+    }
+}
+
+#[test]
+fn names_that_were_made_to_lead_to_loopback_are_refused() {
+    let mut config = WebSocketConfig::default();
+    let of_host = |host| request("/pty", &[("host", host)]);
+    for host in [
+        "localhost",
+        "LOCALHOST:1",
+        "127.0.0.1:8080",
+        "[::1]:8080",
+        "a.localhost",
+    ] {
+        assert_eq!(status(&config, LOCAL, &of_host(host)), 101, "{host}");
+    }
+    for host in [
+        "evil.example",
+        "127.0.0.1.evil.example:8080",
+        "192.0.2.1",
+        "",
+    ] {
+        assert_eq!(status(&config, LOCAL, &of_host(host)), 421, "{host}");
+    }
+    config.hosts = vec!["dev.example".to_owned()];
+    assert_eq!(status(&config, LOCAL, &of_host("dev.example:8080")), 101);
+}
+
+#[test]
+fn terminals_and_the_page_need_tls_beyond_loopback() {
+    let config = WebSocketConfig::default();
+    assert_eq!(status(&config, far(false), &request("/pty", &[])), 403);
+    assert_eq!(status(&config, far(false), &request("/", &[])), 403);
+    assert_eq!(status(&config, far(false), &request("/tunnel", &[])), 101);
+    assert_eq!(status(&config, far(true), &request("/pty", &[])), 101);
+    assert_eq!(status(&config, far(true), &request("/", &[])), 200);
+}
+
+#[test]
+fn forwarded_headers_count_from_configured_proxies_only() {
+    let mut config = WebSocketConfig::default();
+    let forwarded = request(
+        "/pty",
+        &[
+            ("x-forwarded-for", "198.51.100.1, 203.0.113.9"),
+            ("x-forwarded-proto", "https"),
+        ],
+    );
+    assert_eq!(status(&config, far(false), &forwarded), 403);
+    assert_eq!(
+        status(&config, LOCAL, &forwarded),
+        403,
+        "a proxy on this machine"
+    );
+    config.proxies = vec![far(false).address];
+    let Verdict::Upgrade { client, .. } = judge(&config, far(false), &forwarded) else {
+        panic!("refused");
+    };
+    assert_eq!(client.to_string(), "203.0.113.9", "the one the proxy saw");
+    let plain = request("/pty", &[("x-forwarded-proto", "http")]);
+    assert_eq!(status(&config, far(false), &plain), 403);
+}
+
+#[test]
+fn too_many_attempts_are_told_to_wait() {
+    let config = WebSocketConfig {
+        limiter: RateLimiter::new(2, 0),
+        ..WebSocketConfig::default()
+    };
+    let codes: Vec<_> = (0..3)
+        .map(|_| status(&config, LOCAL, &request("/pty", &[])).as_u16())
+        .collect();
+    assert_eq!(codes, [101, 101, 429]);
+    assert_eq!(status(&config, far(true), &request("/pty", &[])), 101);
+}
+
+#[test]
+fn other_requests_get_a_fitting_status() {
+    let config = WebSocketConfig::default();
+    let cases = [
+        ("/pty", ("upgrade", "h2c"), 426),
+        ("/pty", ("sec-websocket-version", "12"), 426),
+        ("/pty/", ("accept", "*/*"), 404),
+        ("/../etc/passwd", ("accept", "*/*"), 404),
+        ("/", ("accept", "*/*"), 200),
+        ("/app.js", ("accept", "*/*"), 200),
+    ];
+    for (path, field, code) in cases {
+        let found = status(&config, LOCAL, &request(path, &[field]));
+        assert_eq!(found, code, "{path} {field:?}");
+    }
+    let bare = WebSocketConfig {
+        page: false,
+        ..config
+    };
+    assert_eq!(status(&bare, LOCAL, &request("/", &[])), 404);
+}
+
+#[test]
+fn the_page_comes_with_its_headers() {
+    let config = WebSocketConfig::default();
+    let Verdict::Answer(answer) = judge(&config, LOCAL, &request("/", &[])) else {
+        panic!("upgraded");
+    };
+    let expected = [
+        ("content-type", "text/html; charset=utf-8"),
+        ("cache-control", "no-cache"),
+        ("content-security-policy", "frame-ancestors 'none'"),
+        ("x-content-type-options", "nosniff"),
+        ("referrer-policy", "no-referrer"),
+        ("cross-origin-opener-policy", "same-origin"),
+    ];
+    for (name, value) in expected {
+        assert_eq!(answer.headers()[name], value);
+    }
+}
+
+#[test]
+fn a_client_does_not_send_a_terminal_in_the_clear() {
+    let roots = TlsRoots::default();
+    let open = |url, mode| WebSocketConnector::new(url, mode, &roots).map(|_| ());
+    open("ws://127.0.0.1:1/pty", Mode::Pty).unwrap();
+    open("ws://192.0.2.1/tunnel", Mode::Tunnel).unwrap();
+    for url in ["ws://192.0.2.1/pty", "ws://example.com/tunnel"] {
+        let error = open(url, Mode::Pty).unwrap_err();
+        assert!(error.to_string().contains("wss://"), "{error}");
+    }
+    for url in ["http://localhost/", "localhost", "ws://", ""] {
+        open(url, Mode::Pty).unwrap_err();
+    }
+}

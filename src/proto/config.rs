@@ -37,6 +37,9 @@ pub(crate) struct Limits {
     pub(crate) max_unaccepted_streams: usize,
     /// Largest frame sent, length prefix included.
     pub(crate) max_frame_size: usize,
+    /// Ids that are free again rest until so many others do. litep2p 0.16 refuses an id in the moments after two resets
+    /// of it crossed; new ids without end are no choice either, as Firefox has 2,048 streams at most.
+    pub(crate) min_resting_streams: usize,
     /// Largest frame taken.
     pub(crate) max_receive_frame_size: usize,
     /// Decoded bytes of one channel that the application has not taken.
@@ -73,6 +76,7 @@ impl Default for Limits {
             max_streams: 16_384,
             max_unaccepted_streams: 256,
             max_frame_size: 8192,
+            min_resting_streams: 128,
             max_receive_frame_size: 256 * 1024 + 1024,
             max_stream_buffer: 64 * 1024,
             max_connection_buffer: 1024 * 1024,

@@ -53,7 +53,7 @@ impl Connection {
         if self.streams() >= cx.limits.max_streams {
             return None;
         }
-        let stream = self.free_stream()?;
+        let stream = self.free_stream(cx.limits)?;
         let sctp = self.sctp.as_mut()?;
         if sctp.open(stream).is_err() {
             return None;
@@ -75,8 +75,10 @@ impl Connection {
         self.channels.len() - usize::from(handshake)
     }
 
-    fn free_stream(&mut self) -> Option<u16> {
-        if let Some(stream) = self.free_streams.pop_front() {
+    fn free_stream(&mut self, limits: &Limits) -> Option<u16> {
+        if self.free_streams.len() >= limits.min_resting_streams.max(1)
+            && let Some(stream) = self.free_streams.pop_front()
+        {
             return Some(stream);
         }
         while self.next_stream <= MAX_STREAM {
@@ -86,7 +88,7 @@ impl Connection {
                 return Some(stream);
             }
         }
-        None
+        self.free_streams.pop_front()
     }
 
     fn next_id(&mut self, stream: u16) -> ChannelId {

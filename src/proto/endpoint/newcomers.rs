@@ -177,7 +177,7 @@ impl Endpoint {
         }
     }
 
-    fn from_subnet(&self, remote: SocketAddr) -> usize {
+    fn begun_in_subnet(&self, remote: SocketAddr) -> usize {
         subnet(remote.ip())
             .and_then(|subnet| self.subnets.get(&subnet))
             .copied()
@@ -198,7 +198,7 @@ impl Endpoint {
             // It was asked before: what it says now is not the beginning of a handshake without cookies.
             || arrival.hello.is_some_and(|hello| hello.message_seq > 0)
             || (self.handshakes + 1) * 2 > limits.max_handshakes
-            || (self.from_subnet(arrival.path.remote) + 1) * 2 > limits.max_handshakes_per_subnet
+            || (self.begun_in_subnet(arrival.path.remote) + 1) * 2 > limits.max_handshakes_per_subnet
             || self.newcomers.begun_lately(now) >= rate
     }
 
@@ -223,7 +223,7 @@ impl Endpoint {
         if self.handshakes >= self.limits.max_handshakes && !self.evict_unproven(now) {
             return Err(DropReason::TooManyHandshakes);
         }
-        if self.from_subnet(remote) >= self.limits.max_handshakes_per_subnet {
+        if self.begun_in_subnet(remote) >= self.limits.max_handshakes_per_subnet {
             return Err(DropReason::TooManyFromSubnet);
         }
         Ok(())

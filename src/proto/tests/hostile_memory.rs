@@ -328,7 +328,7 @@ fn as_many_streams_as_the_limit_says_can_be_opened_from_either_side() {
 }
 
 #[test]
-fn between_honest_peers_nothing_counts_as_malformed() {
+fn between_honest_peers_nothing_is_malformed_or_of_no_use() {
     let mut pair = Pair::new(ms(20));
     let (dialer, listener) = (pair.dialer, pair.listener);
     for _ in 0..10 {
@@ -348,7 +348,11 @@ fn between_honest_peers_nothing_counts_as_malformed() {
     pair.run(secs(2));
     for end in pair.ends() {
         let peer = pair.sim.peer(end.node);
-        for reason in [DropReason::MalformedSctp, DropReason::StrayMessage] {
+        for reason in [
+            DropReason::MalformedSctp,
+            DropReason::StrayMessage,
+            DropReason::UnusedSctp,
+        ] {
             assert_eq!(peer.dropped(reason), 0, "{reason:?}");
         }
     }

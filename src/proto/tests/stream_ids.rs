@@ -3,13 +3,14 @@
 use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
 
 use super::{
+    link::Link,
     ms,
     pair::{Pair, RawPair},
     pipe::Pipe,
     secs,
     sim::{Node, Sim},
 };
-use crate::proto::{ChannelId, ConnectionId, Event, Read, Write, frame::Flag};
+use crate::proto::{ChannelId, ConnectionId, Event, Limits, Read, Write, frame::Flag};
 
 #[test]
 fn the_dialer_opens_even_streams_from_two_and_the_listener_odd_ones() {
@@ -19,6 +20,24 @@ fn the_dialer_opens_even_streams_from_two_and_the_listener_odd_ones() {
     let [dialer, listener] = pair.ends();
     assert_eq!(streams(&mut pair, dialer), [2, 4, 6, 8]);
     assert_eq!(streams(&mut pair, listener), [1, 3, 5, 7]);
+}
+
+/// Two endpoints that use an id again as soon as it is free.
+fn reusing_at_once() -> Pair {
+    let limits = || Limits {
+        min_resting_streams: 0,
+        ..Limits::default()
+    };
+    Pair::with(limits(), limits(), Link::rtt(ms(20)))
+}
+
+#[test]
+fn an_id_rests_before_it_is_used_again() {
+    let mut sim = Sim::new();
+    let (dialer, listener) = (sim.dialer(), sim.listener());
+    let (id, _) = sim.connect(dialer, listener);
+    let ids = in_turn(&mut sim, dialer, id, 600, 1);
+    assert!((128..=140).contains(&ids), "{ids} ids");
 }
 
 /// Opens `count` streams in turn, each with an echo, and says how many different ids were used.
@@ -198,7 +217,7 @@ fn a_stream_carries_more_messages_than_its_sequence_number_counts() {
 
 #[test]
 fn the_next_use_of_an_id_may_begin_and_end_before_the_peer_knows_that_the_last_is_over() {
-    let mut pair = Pair::new(ms(20));
+    let mut pair = reusing_at_once();
     let [dialer, listener] = pair.ends();
     let (first, theirs) = pair.stream(listener);
     pair.run(secs(1));
@@ -237,7 +256,7 @@ fn the_next_use_of_an_id_may_begin_and_end_before_the_peer_knows_that_the_last_i
 
 #[test]
 fn an_id_is_not_given_out_again_before_both_directions_are_reset() {
-    let mut pair = Pair::new(ms(20));
+    let mut pair = reusing_at_once();
     let (dialer, listener) = (pair.dialer, pair.listener);
     let (ours, theirs) = pair.stream(dialer);
     pair.run(secs(1));

@@ -162,6 +162,9 @@ impl Sctp {
         self.state = State::Established;
         self.setup_timer = None;
         self.cookie = Bytes::new();
+        // The peer's cookie came back first: ours need not.
+        self.control
+            .retain(|control| !matches!(control, Control::CookieEcho));
         self.events.push_back(SctpEvent::Connected);
     }
 }

@@ -355,3 +355,19 @@ fn a_path_that_was_gone_for_seconds_is_used_again_within_a_few_round_trips() {
     // Two seconds for the time-out, and some twenty round trips.
     assert_eq!(run(&mut pair, 4000), total);
 }
+
+#[test]
+fn of_the_acknowledgements_in_one_packet_those_in_the_middle_are_passed_over() {
+    // One that speaks of what was never sent spoils its packet, if it is looked at.
+    let spoiled = |tsns: &[u32]| {
+        let mut raw = Raw::established(LIMITS);
+        !raw.feed(|writer| {
+            for tsn in tsns {
+                writer.sack(*tsn, 1 << 20, &[], &[]);
+            }
+        })
+    };
+    assert!(spoiled(&[9]));
+    assert!(spoiled(&[0, 9]) && spoiled(&[9, 0]));
+    assert!(!spoiled(&[0, 9, 0]));
+}

@@ -74,7 +74,10 @@ pub fn client_hello(data: &[u8]) {
     assert_eq!(request.len(), hello::VERIFY_LEN);
     let earlier = hello::earlier_hello(&hello, hello.message_seq);
     let again = ClientHello::read(&earlier).expect("our own is read");
-    assert_eq!((again.random, again.message_seq), (hello.random, hello.message_seq));
+    assert_eq!(
+        (again.random, again.message_seq),
+        (hello.random, hello.message_seq)
+    );
     assert!(again.cookie.is_empty());
 }
 

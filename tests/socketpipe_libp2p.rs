@@ -6,7 +6,10 @@ mod socketpipe_common;
 
 use asynchronous_codec::Framed;
 use futures::{SinkExt as _, StreamExt as _};
-use libp2p::{Multiaddr, swarm::dial_opts::{DialOpts, PeerCondition}};
+use libp2p::{
+    Multiaddr,
+    swarm::dial_opts::{DialOpts, PeerCondition},
+};
 use libp2p_rtc::socketpipe::{
     Access, Capabilities, Code, Frame, FrameCodec, FrameLimits, Gate, Grant, HandshakeRequest,
     HandshakeResponse, OpaqueTokens, OpenError, Policy, RemoteSession, ResumeRequest,
@@ -46,7 +49,9 @@ async fn echoes_over(choose: impl Fn(&Node) -> Multiaddr) {
     let sessions = server.serve(open_gate(&client));
     let port = echo_service().await;
     let at = vec![choose(&server)];
-    let opening = client.control.open_at(server.peer, at.clone(), tunnel(port));
+    let opening = client
+        .control
+        .open_at(server.peer, at.clone(), tunnel(port));
     let session = soon(opening).await.unwrap();
     let handle = session.handle();
     let SessionStatus::Connected { path } = handle.status() else {
@@ -58,7 +63,10 @@ async fn echoes_over(choose: impl Fn(&Node) -> Multiaddr) {
     assert_eq!(handle.stats().received, 1 << 20);
     drop(session);
     let end = soon(handle.ended()).await;
-    assert!(matches!(&end.reason, EndReason::Close(close) if close.code == Code::NORMAL), "{end:?}");
+    assert!(
+        matches!(&end.reason, EndReason::Close(close) if close.code == Code::NORMAL),
+        "{end:?}"
+    );
     until(|| sessions.sessions().is_empty()).await;
 }
 
@@ -90,24 +98,56 @@ async fn refusal(server: &Node, client: &Node, options: SessionOptions) -> (Code
 async fn every_refusal_has_its_code_and_a_sentence() {
     let (server, client) = (Node::new().await, Node::new().await);
     let mut tokens = OpaqueTokens::default();
-    tokens.insert(b"secret", Grant { label: "guest".to_owned(), ..Grant::default() });
+    tokens.insert(
+        b"secret",
+        Grant {
+            label: "guest".to_owned(),
+            ..Grant::default()
+        },
+    );
     let mut gate = Gate::new(Access::new(Policy::Peers, Policy::Token).with_tokens(tokens));
     let dead = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap().port()
     };
-    gate.tunnel.allow = format!("127.0.0.1:{dead}, no-such-host.invalid:*").parse().unwrap();
+    gate.tunnel.allow = format!("127.0.0.1:{dead}, no-such-host.invalid:*")
+        .parse()
+        .unwrap();
     let sessions = server.serve(gate);
-    let with_token = |host: &str, port| SessionOptions::new(Mode::Tunnel).target(host, port).token("secret");
+    let with_token = |host: &str, port| {
+        SessionOptions::new(Mode::Tunnel)
+            .target(host, port)
+            .token("secret")
+    };
     for (options, code, says) in [
-        (SessionOptions::new(Mode::Pty), Code::AUTH_INSUFFICIENT, "does not list peer"),
+        (
+            SessionOptions::new(Mode::Pty),
+            Code::AUTH_INSUFFICIENT,
+            "does not list peer",
+        ),
         (tunnel(dead), Code::AUTH_FAILED, "asks for a token"),
         (tunnel(dead).token("wrong"), Code::AUTH_FAILED, "not valid"),
-        (with_token("127.0.0.1", 1), Code::AUTH_INSUFFICIENT, "allowed targets"),
-        (with_token("192.0.2.1", 22), Code::AUTH_INSUFFICIENT, "allowed targets"),
+        (
+            with_token("127.0.0.1", 1),
+            Code::AUTH_INSUFFICIENT,
+            "allowed targets",
+        ),
+        (
+            with_token("192.0.2.1", 22),
+            Code::AUTH_INSUFFICIENT,
+            "allowed targets",
+        ),
         (with_token("", 0), Code::AUTH_INSUFFICIENT, "named targets"),
-        (with_token("127.0.0.1", dead), Code::CONNECT_REFUSED, "nothing listens"),
-        (with_token("no-such-host.invalid", 1), Code::CONNECT_FAILED, "not known"),
+        (
+            with_token("127.0.0.1", dead),
+            Code::CONNECT_REFUSED,
+            "nothing listens",
+        ),
+        (
+            with_token("no-such-host.invalid", 1),
+            Code::CONNECT_FAILED,
+            "not known",
+        ),
     ] {
         let (found, sentence) = refusal(&server, &client, options).await;
         assert_eq!(found, code, "{sentence}");
@@ -131,7 +171,10 @@ async fn a_peer_that_offers_nothing_says_so() {
 async fn a_peer_nobody_can_reach_is_an_error_and_no_hang() {
     let client = Node::new().await;
     let opened = soon(client.control.open(libp2p::PeerId::random(), tunnel(22))).await;
-    assert!(matches!(opened, Err(OpenError::Unreachable(_))), "{opened:?}");
+    assert!(
+        matches!(opened, Err(OpenError::Unreachable(_))),
+        "{opened:?}"
+    );
 }
 
 #[tokio::test]
@@ -145,7 +188,9 @@ async fn a_backend_that_ends_ends_the_session_with_all_its_bytes() {
         stream.write_all(&pattern(300_000)).await.unwrap();
     });
     let at = vec![server.webrtc.clone()];
-    let mut session = soon(client.control.open_at(server.peer, at, tunnel(port))).await.unwrap();
+    let mut session = soon(client.control.open_at(server.peer, at, tunnel(port)))
+        .await
+        .unwrap();
     let mut all = Vec::new();
     soon(session.read_to_end(&mut all)).await.unwrap();
     assert!(all == pattern(300_000), "{} bytes", all.len());
@@ -177,7 +222,9 @@ async fn a_session_moves_between_connections_under_load_without_losing_a_byte() 
     let sessions = server.serve(open_gate(&client));
     let port = echo_service().await;
     let at = vec![server.tcp.clone()];
-    let session = soon(client.control.open_at(server.peer, at, tunnel(port))).await.unwrap();
+    let session = soon(client.control.open_at(server.peer, at, tunnel(port)))
+        .await
+        .unwrap();
     let handle = session.handle();
     connect_also(&client, &server, &server.quic).await;
     connect_also(&client, &server, &server.webrtc).await;
@@ -214,13 +261,23 @@ async fn a_session_survives_the_loss_of_its_connection() {
     let port = echo_service().await;
     for lost in 0..2 {
         let at = vec![server.quic.clone(), server.webrtc.clone()];
-        let session = soon(client.control.open_at(server.peer, at, tunnel(port))).await.unwrap();
+        let session = soon(client.control.open_at(server.peer, at, tunnel(port)))
+            .await
+            .unwrap();
         let mut status = session.handle().watch();
         let echoing = tokio::spawn(echo(session, pattern(8 << 20)));
         // Cut by the client, then by the server: every connection there is.
-        let (cutter, other) = if lost == 0 { (&client, server.peer) } else { (&server, client.peer) };
-        cutter.run(move |swarm| swarm.disconnect_peer_id(other)).await.unwrap();
-        let reconnecting = |status: &SessionStatus| matches!(status, SessionStatus::Reconnecting { .. });
+        let (cutter, other) = if lost == 0 {
+            (&client, server.peer)
+        } else {
+            (&server, client.peer)
+        };
+        cutter
+            .run(move |swarm| swarm.disconnect_peer_id(other))
+            .await
+            .unwrap();
+        let reconnecting =
+            |status: &SessionStatus| matches!(status, SessionStatus::Reconnecting { .. });
         soon(status.wait_for(reconnecting)).await.unwrap();
         drop(echoing.await.unwrap());
     }
@@ -231,12 +288,17 @@ type Raw = Framed<libp2p::Stream, FrameCodec>;
 /// A stream with frames made by hand.
 async fn raw(client: &Node, server: &Node) -> Raw {
     let mut control = client.raw.clone();
-    let stream = soon(control.open_stream(server.peer, TUNNEL_PROTOCOL)).await.unwrap();
+    let stream = soon(control.open_stream(server.peer, TUNNEL_PROTOCOL))
+        .await
+        .unwrap();
     Framed::new(stream, FrameCodec::new(FrameLimits::default()))
 }
 
 async fn next(raw: &mut Raw) -> Frame {
-    soon(raw.next()).await.expect("the stream goes on").expect("what comes is a frame")
+    soon(raw.next())
+        .await
+        .expect("the stream goes on")
+        .expect("what comes is a frame")
 }
 
 async fn connect(client: &Node, server: &Node) {
@@ -269,13 +331,25 @@ async fn a_stolen_session_id_is_useless_to_another_peer() {
     let mut stream = raw(&owner, &server).await;
     stream.send(request("127.0.0.1", port)).await.unwrap();
     let response = next(&mut stream).await;
-    assert!(matches!(response, Frame::HandshakeResponse(HandshakeResponse::Accepted(_))), "{response:?}");
+    assert!(
+        matches!(
+            response,
+            Frame::HandshakeResponse(HandshakeResponse::Accepted(_))
+        ),
+        "{response:?}"
+    );
     let Frame::SessionId(info) = next(&mut stream).await else {
         panic!("no session id");
     };
-    let resume = ResumeRequest { id: info.id, last: 0 };
+    let resume = ResumeRequest {
+        id: info.id,
+        last: 0,
+    };
     let mut stolen = raw(&thief, &server).await;
-    stolen.send(Frame::ResumeRequest(resume.clone())).await.unwrap();
+    stolen
+        .send(Frame::ResumeRequest(resume.clone()))
+        .await
+        .unwrap();
     let Frame::ResumeResponse(ResumeResponse::Refused(failure)) = next(&mut stolen).await else {
         panic!("the thief was let in");
     };
@@ -284,7 +358,13 @@ async fn a_stolen_session_id_is_useless_to_another_peer() {
     let mut again = raw(&owner, &server).await;
     again.send(Frame::ResumeRequest(resume)).await.unwrap();
     let answer = next(&mut again).await;
-    assert!(matches!(answer, Frame::ResumeResponse(ResumeResponse::Accepted { .. })), "{answer:?}");
+    assert!(
+        matches!(
+            answer,
+            Frame::ResumeResponse(ResumeResponse::Accepted { .. })
+        ),
+        "{answer:?}"
+    );
     while soon(stream.next()).await.is_some_and(|frame| frame.is_ok()) {}
     assert_eq!(sessions.sessions().len(), 1);
 }
@@ -310,7 +390,13 @@ async fn strangers_get_two_streams_at_once_and_no_more() {
     // A place is free again when its stream has been answered.
     first.send(request("", 0)).await.unwrap();
     let answer = next(&mut first).await;
-    assert!(matches!(answer, Frame::HandshakeResponse(HandshakeResponse::Refused(_))), "{answer:?}");
+    assert!(
+        matches!(
+            answer,
+            Frame::HandshakeResponse(HandshakeResponse::Refused(_))
+        ),
+        "{answer:?}"
+    );
     drop(first);
     soon(async {
         loop {
@@ -330,17 +416,25 @@ async fn an_oversized_frame_and_a_wrong_state_get_their_codes() {
     server.serve(open_gate(&client));
     connect(&client, &server).await;
     let mut control = client.raw.clone();
-    let mut stream = soon(control.open_stream(server.peer, TUNNEL_PROTOCOL)).await.unwrap();
+    let mut stream = soon(control.open_stream(server.peer, TUNNEL_PROTOCOL))
+        .await
+        .unwrap();
     // A HANDSHAKE_REQUEST of 4 GiB - 1.
-    futures::AsyncWriteExt::write_all(&mut stream, &[1, 0, 0, 0, 255, 255, 255, 255]).await.unwrap();
+    futures::AsyncWriteExt::write_all(&mut stream, &[1, 0, 0, 0, 255, 255, 255, 255])
+        .await
+        .unwrap();
     futures::AsyncWriteExt::flush(&mut stream).await.unwrap();
     let mut framed = Framed::new(stream, FrameCodec::new(FrameLimits::default()));
-    let Frame::HandshakeResponse(HandshakeResponse::Refused(failure)) = next(&mut framed).await else {
+    let Frame::HandshakeResponse(HandshakeResponse::Refused(failure)) = next(&mut framed).await
+    else {
         panic!("accepted");
     };
     assert_eq!(failure.code, Code::MESSAGE_TOO_LARGE);
     let mut early = raw(&client, &server).await;
-    early.send(Frame::Data(libp2p_rtc::socketpipe::Data::default())).await.unwrap();
+    early
+        .send(Frame::Data(libp2p_rtc::socketpipe::Data::default()))
+        .await
+        .unwrap();
     let Frame::Error(failure) = next(&mut early).await else {
         panic!("no error");
     };
@@ -353,12 +447,27 @@ async fn a_shutdown_says_goodbye_to_every_session() {
     let sessions = server.serve(open_gate(&client));
     let port = echo_service().await;
     let at = vec![server.quic.clone()];
-    let one = soon(client.control.open_at(server.peer, at.clone(), tunnel(port))).await.unwrap();
-    let two = soon(client.control.open_at(server.peer, at.clone(), tunnel(port))).await.unwrap();
+    let one = soon(
+        client
+            .control
+            .open_at(server.peer, at.clone(), tunnel(port)),
+    )
+    .await
+    .unwrap();
+    let two = soon(
+        client
+            .control
+            .open_at(server.peer, at.clone(), tunnel(port)),
+    )
+    .await
+    .unwrap();
     soon(sessions.shutdown()).await;
     for session in [one, two] {
         let end = soon(session.ended()).await;
-        assert!(matches!(&end.reason, EndReason::Close(close) if close.code == Code::GOING_AWAY), "{end:?}");
+        assert!(
+            matches!(&end.reason, EndReason::Close(close) if close.code == Code::GOING_AWAY),
+            "{end:?}"
+        );
     }
     assert!(sessions.sessions().is_empty());
     let (code, _) = refusal(&server, &client, tunnel(port)).await;

@@ -48,7 +48,9 @@ impl Stream for Messages {
     type Item = io::Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.incoming.poll_next_unpin(cx).map(|message| message.map(Ok))
+        self.incoming
+            .poll_next_unpin(cx)
+            .map(|message| message.map(Ok))
     }
 }
 
@@ -115,12 +117,18 @@ async fn server() -> (Server, Arc<Mutex<Vec<Outcome>>>) {
     });
     let mut tokens = OpaqueTokens::default();
     let label = "guest".to_owned();
-    tokens.insert(b"secret", Grant { label, ..Grant::default() });
+    tokens.insert(
+        b"secret",
+        Grant {
+            label,
+            ..Grant::default()
+        },
+    );
     let access = Access::new(Policy::Peers, Policy::Peers).with_tokens(tokens);
     let outcomes = Arc::<Mutex<Vec<Outcome>>>::default();
     let heard = outcomes.clone();
-    let mut gate = Gate::new(access)
-        .on_end(move |record| heard.lock().unwrap().push(record.outcome.clone()));
+    let mut gate =
+        Gate::new(access).on_end(move |record| heard.lock().unwrap().push(record.outcome.clone()));
     gate.tunnel.default = Some(("127.0.0.1".to_owned(), port));
     (Server::new(ServerConfig::default(), gate), outcomes)
 }
@@ -154,7 +162,10 @@ async fn a_token_is_needed_and_suffices() {
     assert_eq!(&back, b"hello");
     session.handle().close(Code::USER, "bye");
     let end = soon(session.ended()).await;
-    assert!(matches!(&end.reason, EndReason::Close(close) if close.code == Code::USER), "{end:?}");
+    assert!(
+        matches!(&end.reason, EndReason::Close(close) if close.code == Code::USER),
+        "{end:?}"
+    );
     soon(async {
         while !server.sessions().is_empty() {
             tokio::task::yield_now().await;
@@ -189,13 +200,17 @@ async fn cuts_in_the_middle_of_everything_lose_no_byte() {
         if index % 2 == 0 {
             let last = cuts.lock().unwrap().pop().unwrap();
             last.abort();
-            let lost = |status: &SessionStatus| matches!(status, SessionStatus::Reconnecting { .. });
+            let lost =
+                |status: &SessionStatus| matches!(status, SessionStatus::Reconnecting { .. });
             soon(status.wait_for(lost)).await.unwrap();
         }
     }
     assert!(back == expected, "what comes back is what was sent");
     drop(soon(writing).await.unwrap().unwrap());
-    assert!(handle.stats().repeated > 0, "something was on the way at a cut");
+    assert!(
+        handle.stats().repeated > 0,
+        "something was on the way at a cut"
+    );
     assert_eq!(server.sessions().len(), 1);
 }
 

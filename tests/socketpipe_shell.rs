@@ -80,7 +80,8 @@ impl Terminal {
             }
             let count = soon(self.session.read(&mut buffer)).await.unwrap();
             assert!(count > 0, "no {what:?} in {:?}", self.seen);
-            self.seen.push_str(&String::from_utf8_lossy(&buffer[..count]));
+            self.seen
+                .push_str(&String::from_utf8_lossy(&buffer[..count]));
         }
     }
 
@@ -103,7 +104,9 @@ async fn a_shell_knows_its_size_and_terminal_and_nothing_it_should_not() {
     terminal.sees("<vt100:none>").await;
     terminal.session.handle().resize(size(77, 11));
     // The size travels beside the bytes; the server joins bursts of them.
-    terminal.types("while [ \"$(stty size)\" != '11 77' ]; do :; done; echo re''sized\n").await;
+    terminal
+        .types("while [ \"$(stty size)\" != '11 77' ]; do :; done; echo re''sized\n")
+        .await;
     terminal.sees("resized").await;
     terminal.types("exit 7\n").await;
     assert_eq!(terminal.exit().await, Exit::Code(7));
@@ -122,7 +125,9 @@ async fn a_signal_that_ends_the_shell_is_named() {
 async fn an_interrupt_reaches_the_foreground_and_not_the_shell() {
     let pair = Pair::new().await;
     let mut terminal = pair.open().await;
-    terminal.types("echo be''gun; sleep 1000; echo $?-aft''er\n").await;
+    terminal
+        .types("echo be''gun; sleep 1000; echo $?-aft''er\n")
+        .await;
     terminal.sees("begun").await;
     terminal.session.handle().signal(Signal::Int);
     // Some shells stop the line, others go on with it; all of them are there for the next one.
@@ -152,7 +157,9 @@ async fn nothing_is_left_running() {
     // In the foreground, in the background, and deaf to being hung up.
     let deaf = "(trap '' HUP; exec sleep 86471)";
     terminal
-        .types(&format!("{deaf} & nohup sleep 86471 & sleep 86471 & echo re''ady; sleep 86471\n"))
+        .types(&format!(
+            "{deaf} & nohup sleep 86471 & sleep 86471 & echo re''ady; sleep 86471\n"
+        ))
         .await;
     terminal.sees("ready").await;
     until(|| processes("86471") >= 4).await;
@@ -211,7 +218,11 @@ async fn a_flood_nobody_reads_stops_and_an_interrupt_is_answered_at_once() {
         tail.drain(..keep);
     }
     eprintln!("Ctrl-C: {:?}, {after} bytes", pressed.elapsed());
-    assert!(pressed.elapsed() < Duration::from_secs(5), "{:?}", pressed.elapsed());
+    assert!(
+        pressed.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        pressed.elapsed()
+    );
     assert!(after < 8 << 20, "{after} bytes after Ctrl-C");
 }
 
@@ -219,11 +230,15 @@ async fn a_flood_nobody_reads_stops_and_an_interrupt_is_answered_at_once() {
 async fn a_shell_that_does_not_exist_says_so() {
     let (server, client) = (Node::new().await, Node::new().await);
     let mut gate = gate_for(&[client.peer]);
-    gate.pty.default = Some(PtyDefault::Shell(ShellConfig::new().program("/no/such/shell")));
+    gate.pty.default = Some(PtyDefault::Shell(
+        ShellConfig::new().program("/no/such/shell"),
+    ));
     server.serve(gate);
     let at = vec![server.quic.clone()];
     let options = SessionOptions::new(Mode::Pty);
-    let opened = soon(client.control.open_at(server.peer, at, options)).await.unwrap();
+    let opened = soon(client.control.open_at(server.peer, at, options))
+        .await
+        .unwrap();
     let exit = exit_of(&soon(opened.ended()).await);
     let Exit::Failed(failure) = exit else {
         panic!("{exit:?}");

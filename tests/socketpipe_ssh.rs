@@ -49,7 +49,8 @@ impl Sshd {
             eprintln!("skipped: no {SSHD} (Debian package openssh-server)");
             return None;
         }
-        let folder = std::env::temp_dir().join(format!("socketpipe-sshd-{:x}", rand::random::<u64>()));
+        let folder =
+            std::env::temp_dir().join(format!("socketpipe-sshd-{:x}", rand::random::<u64>()));
         fs::create_dir(&folder).unwrap();
         keygen(&folder, "host");
         keygen(&folder, "user");
@@ -91,7 +92,11 @@ impl Sshd {
         let key = fs::read_to_string(self.folder.join(key).with_extension("pub")).unwrap();
         fs::write(&path, format!("[127.0.0.1]:{} {key}", self.port)).unwrap();
         if hashed {
-            let done = Command::new("ssh-keygen").arg("-H").arg("-f").arg(&path).output();
+            let done = Command::new("ssh-keygen")
+                .arg("-H")
+                .arg("-f")
+                .arg(&path)
+                .output();
             assert!(done.unwrap().status.success());
             assert!(fs::read_to_string(&path).unwrap().starts_with("|1|"));
         }
@@ -99,7 +104,8 @@ impl Sshd {
     }
 
     fn login(&self, key: &str, known_hosts: PathBuf) -> SshConfig {
-        let user = String::from_utf8(Command::new("id").arg("-un").output().unwrap().stdout).unwrap();
+        let user =
+            String::from_utf8(Command::new("id").arg("-un").output().unwrap().stdout).unwrap();
         let mut config = SshConfig::new(user.trim());
         config.known_hosts = vec![known_hosts];
         config.auth = vec![SshAuth::Key {
@@ -120,7 +126,11 @@ async fn open(sshd: &Sshd, config: SshConfig) -> Result<RemoteSession, OpenError
     let options = SessionOptions::new(Mode::Pty)
         .target("127.0.0.1", sshd.port)
         .env("TERM", "vt100")
-        .size(Size { columns: 91, rows: 33, ..Size::default() });
+        .size(Size {
+            columns: 91,
+            rows: 33,
+            ..Size::default()
+        });
     let at = vec![server.quic.clone()];
     let opened = soon(client.control.open_at(server.peer, at, options)).await;
     // The nodes live as long as the test.
@@ -147,14 +157,23 @@ async fn exit(mut session: RemoteSession) -> Exit {
 
 #[tokio::test]
 async fn a_terminal_at_an_sshd_has_size_variables_and_status() {
-    let Some(sshd) = Sshd::start().await else { return };
+    let Some(sshd) = Sshd::start().await else {
+        return;
+    };
     for hashed in [false, true] {
         let login = sshd.login("user", sshd.known_hosts("host", hashed));
         let mut session = open(&sshd, login).await.unwrap();
-        session.write_all(b"stty size; echo \"<$TERM>\"\n").await.unwrap();
+        session
+            .write_all(b"stty size; echo \"<$TERM>\"\n")
+            .await
+            .unwrap();
         sees(&mut session, "33 91").await;
         sees(&mut session, "<vt100>").await;
-        session.handle().resize(Size { columns: 55, rows: 22, ..Size::default() });
+        session.handle().resize(Size {
+            columns: 55,
+            rows: 22,
+            ..Size::default()
+        });
         session
             .write_all(b"while [ \"$(stty size)\" != '22 55' ]; do :; done; echo re''sized\n")
             .await
@@ -167,11 +186,22 @@ async fn a_terminal_at_an_sshd_has_size_variables_and_status() {
 
 #[tokio::test]
 async fn unknown_and_changed_host_keys_are_refused() {
-    let Some(sshd) = Sshd::start().await else { return };
+    let Some(sshd) = Sshd::start().await else {
+        return;
+    };
     for (known, says) in [
-        (sshd.folder.join("no-such-file"), "is not in the known-hosts file"),
-        (sshd.known_hosts("other", false), "is not the one in the known-hosts file"),
-        (sshd.known_hosts("other", true), "is not the one in the known-hosts file"),
+        (
+            sshd.folder.join("no-such-file"),
+            "is not in the known-hosts file",
+        ),
+        (
+            sshd.known_hosts("other", false),
+            "is not the one in the known-hosts file",
+        ),
+        (
+            sshd.known_hosts("other", true),
+            "is not the one in the known-hosts file",
+        ),
     ] {
         let refused = open(&sshd, sshd.login("user", known)).await;
         let Err(OpenError::Refused(failure)) = refused else {
@@ -184,7 +214,9 @@ async fn unknown_and_changed_host_keys_are_refused() {
 
 #[tokio::test]
 async fn a_refused_login_says_so() {
-    let Some(sshd) = Sshd::start().await else { return };
+    let Some(sshd) = Sshd::start().await else {
+        return;
+    };
     let refused = open(&sshd, sshd.login("other", sshd.known_hosts("host", false))).await;
     let Err(OpenError::Refused(failure)) = refused else {
         panic!("{refused:?}");
@@ -194,8 +226,12 @@ async fn a_refused_login_says_so() {
 
 #[tokio::test]
 async fn a_flood_behind_ssh_is_interrupted() {
-    let Some(sshd) = Sshd::start().await else { return };
-    let mut session = open(&sshd, sshd.login("user", sshd.known_hosts("host", false))).await.unwrap();
+    let Some(sshd) = Sshd::start().await else {
+        return;
+    };
+    let mut session = open(&sshd, sshd.login("user", sshd.known_hosts("host", false)))
+        .await
+        .unwrap();
     session.write_all(b"echo be''gun; yes\n").await.unwrap();
     sees(&mut session, "begun").await;
     let mut buffer = vec![0; 64 * 1024];
@@ -210,12 +246,22 @@ async fn a_flood_behind_ssh_is_interrupted() {
 
 #[tokio::test]
 async fn hanging_up_ends_what_runs_behind_ssh() {
-    let Some(sshd) = Sshd::start().await else { return };
-    let mut session = open(&sshd, sshd.login("user", sshd.known_hosts("host", false))).await.unwrap();
-    session.write_all(b"echo be''gun; exec sleep 86473\n").await.unwrap();
+    let Some(sshd) = Sshd::start().await else {
+        return;
+    };
+    let mut session = open(&sshd, sshd.login("user", sshd.known_hosts("host", false)))
+        .await
+        .unwrap();
+    session
+        .write_all(b"echo be''gun; exec sleep 86473\n")
+        .await
+        .unwrap();
     sees(&mut session, "begun").await;
     let running = || {
-        let listed = Command::new("pgrep").args(["-fx", "sleep 86473"]).output().unwrap();
+        let listed = Command::new("pgrep")
+            .args(["-fx", "sleep 86473"])
+            .output()
+            .unwrap();
         !listed.stdout.is_empty()
     };
     until(running).await;

@@ -24,6 +24,10 @@ use crate::{
 /// Connecting, identify and the first ping together take no longer, or the peer has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long the peer's identity may still come after identify has reported an error. It does not say of which direction:
+/// a peer that drops the stream with our identity as soon as it has read it is fine.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// Added for each further ping.
 const PATIENCE_PER_PING: Duration = Duration::from_secs(1);
 
@@ -31,6 +35,8 @@ const PATIENCE_PER_PING: Duration = Duration::from_secs(1);
 enum News {
     Connected(PeerId),
     Identified(Box<identify::Info>),
+    /// Identify failed, in whichever direction.
+    Unidentified(String),
     Pinged(Duration),
     Failed(String),
     Closed(String),
@@ -99,6 +105,8 @@ struct Progress {
     peer: Option<PeerId>,
     identified: bool,
     pinged: usize,
+    /// Why the peer may never be identified, and until when it has time.
+    doubt: Option<(String, tokio::time::Instant)>,
 }
 
 impl Progress {
@@ -130,7 +138,14 @@ async fn first_contact(
         {
             return Ok(peer);
         }
-        match news.recv().await {
+        let item = match &progress.doubt {
+            Some((reason, until)) if !progress.identified => {
+                let waited = tokio::time::timeout_at(*until, news.recv()).await;
+                waited.map_err(|_| reason.clone())?
+            }
+            _ => news.recv().await,
+        };
+        match item {
             Some(News::Connected(id)) => {
                 progress.peer = Some(id);
                 print(&format!(
@@ -152,6 +167,10 @@ async fn first_contact(
                     "{{\"result\":\"ping\",\"rtt_ms\":{:.3}}}",
                     ms(rtt)
                 ))?;
+            }
+            Some(News::Unidentified(reason)) => {
+                let until = tokio::time::Instant::now() + GRACE;
+                progress.doubt.get_or_insert((reason, until));
             }
             Some(News::Identified(_) | News::Pinged(_)) => {}
             Some(News::Failed(reason) | News::Closed(reason)) => return Err(reason.into()),
@@ -206,7 +225,7 @@ fn interpret(event: SwarmEvent<BehaviourEvent>) -> Option<News> {
         })) => Some(News::Identified(Box::new(info))),
         SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Error {
             error, ..
-        })) => Some(News::Failed(format!("identify: {}", chain(&error)))),
+        })) => Some(News::Unidentified(format!("identify: {}", chain(&error)))),
         SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => Some(match event.result {
             Ok(rtt) => News::Pinged(rtt),
             Err(error) => News::Failed(format!("ping: {}", chain(&error))),

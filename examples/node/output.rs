@@ -49,8 +49,8 @@ pub(crate) fn quote(text: &str) -> String {
     json
 }
 
-/// An error with all its causes. Leaves out empty texts and those that repeat a part of what stands there, which errors
-/// of libp2p have.
+/// An error with all its causes. Leaves out empty texts and repeated ones, of which errors of libp2p are full: some print
+/// their causes themselves.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut parts: Vec<String> = Vec::new();
     let mut next = Some(error);
@@ -73,8 +73,10 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
         }
         next = error.source();
     }
-    parts.retain(|part| !part.is_empty());
-    parts.join(": ")
+    let text = parts.join(": ");
+    let mut texts: Vec<_> = text.split(": ").filter(|text| !text.is_empty()).collect();
+    texts.dedup();
+    texts.join(": ")
 }
 
 #[cfg(test)]
@@ -89,6 +91,12 @@ mod tests {
         let error: TransportError<io::Error> = TransportError::Other(io::Error::other(inner));
         assert_eq!(error.to_string(), "");
         assert_eq!(chain(&error), "port zero cannot be dialed");
+    }
+
+    #[test]
+    fn tidies_an_error_that_prints_its_causes_itself() {
+        let error = io::Error::other("Apply: : cannot read: reset: reset");
+        assert_eq!(chain(&error), "Apply: cannot read: reset");
     }
 
     #[test]

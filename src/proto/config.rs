@@ -4,6 +4,9 @@
 
 use std::time::Duration;
 
+/// The default of [`Limits::min_resting_streams`].
+pub(crate) const MIN_RESTING_STREAMS: usize = 128;
+
 /// Every bound the core keeps, see the fields of the transport's configuration for the reasons.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
@@ -76,7 +79,7 @@ impl Default for Limits {
             max_streams: 16_384,
             max_unaccepted_streams: 256,
             max_frame_size: 8192,
-            min_resting_streams: 128,
+            min_resting_streams: MIN_RESTING_STREAMS,
             max_receive_frame_size: 256 * 1024 + 1024,
             max_stream_buffer: 64 * 1024,
             max_connection_buffer: 1024 * 1024,

@@ -31,7 +31,7 @@ pub(crate) mod stun;
 mod tests;
 
 pub(crate) use self::{
-    config::Limits,
+    config::{Limits, MIN_RESTING_STREAMS},
     endpoint::Endpoint,
     engine::dtls::{DtlsContext, Identity, IdentityError},
     error::{CloseReason, DropReason, Phase},

@@ -24,7 +24,7 @@ use super::{
     code::Code,
     codec::FrameError,
     frame::{Failure, ResumeRequest},
-    session::{Event, Instant, PathId, PathKind, Session},
+    session::{Event, Instant, PathId, Session},
     wire::Wire,
 };
 
@@ -149,17 +149,6 @@ impl Driver {
                 Ok(())
             }
             Err(failure) => Err((wire, failure)),
-        }
-    }
-
-    /// Both: the data channel of this session is open. If it is not wanted, it is closed.
-    pub(super) fn attach_channel(&mut self, wire: Wire, max_message: usize) {
-        debug_assert_eq!(wire.kind(), PathKind::DataChannel);
-        let id = next_path();
-        if self.session.attach_channel(now(), id, max_message) {
-            self.attach(id, wire);
-        } else {
-            self.say_goodbye(wire, Vec::new());
         }
     }
 

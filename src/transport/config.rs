@@ -436,7 +436,7 @@ impl Limits {
             max_streams: limits.max_streams,
             max_unaccepted_streams: limits.max_unaccepted_streams,
             max_frame_size: limits.max_frame_size,
-            min_resting_streams: proto::Limits::default().min_resting_streams,
+            min_resting_streams: proto::MIN_RESTING_STREAMS,
             max_receive_frame_size: limits.max_receive_frame_size,
             max_stream_buffer: limits.max_stream_buffer,
             max_connection_buffer: limits.max_connection_buffer,

@@ -16,9 +16,7 @@ use libp2p::{
 };
 use libp2p_rtc::{
     Config, Transport,
-    socketpipe::{
-        Access, Behaviour, Control, Gate, Policy, Server, session::ServerConfig,
-    },
+    socketpipe::{Access, Behaviour, Control, Gate, Policy, Server, session::ServerConfig},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},

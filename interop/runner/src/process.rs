@@ -25,7 +25,12 @@ const MAX_LINES: usize = 16 * 1024;
 /// How long a program may take to end when it is asked to.
 const ENDING: Duration = Duration::from_secs(5);
 /// Log lines that tell of known troubles.
-const TROUBLES: [&str; 2] = ["panicked at", "already exists a stream"];
+const TROUBLES: [&str; 4] = [
+    "panicked at",
+    "already exists a stream",
+    "read buffer full, dropping message",
+    "received non-stun packet without existing connection",
+];
 
 /// A running program.
 pub struct Program {

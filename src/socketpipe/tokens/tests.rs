@@ -72,7 +72,10 @@ fn a_token_for_one_use_opens_once_but_lets_the_same_peer_return() {
     use_token(&store, &token, opening(Mode::Pty, Some(first))).unwrap();
     let other = use_token(&store, &token, opening(Mode::Pty, Some(second)));
     assert!(other.unwrap_err().message.contains("used already"));
-    assert_eq!(code(use_token(&store, &token, anybody())), Code::AUTH_FAILED);
+    assert_eq!(
+        code(use_token(&store, &token, anybody())),
+        Code::AUTH_FAILED
+    );
 }
 
 #[test]

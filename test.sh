@@ -2,10 +2,10 @@
 # All checks of the project: format, lints, documentation, tests, interoperability.
 #
 # ./test.sh            everything
-# ./test.sh quick      without the interoperability set; installs nothing
+# ./test.sh quick      without what needs other programs: interoperability, web page; installs nothing
 # ./test.sh --help     this text
 #
-# Installs what it needs where it may (Debian packages when root, npm packages in interop/js). On a machine where it
+# Installs what it needs where it may (Debian packages when root; npm, Go and Python packages). On a machine where it
 # may not, it says what is missing and skips what needs it; with CI=true that is a failure. Builds in ./target.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -79,33 +79,62 @@ need_packages() {
     any_of ${CHROMIUM:-chromium chromium-browser google-chrome google-chrome-stable} || packages+=(chromium)
     any_of ${FIREFOX:-firefox-esr firefox} || packages+=(firefox-esr)
     any_of ip || packages+=(iproute2)
+    any_of protoc || packages+=(protobuf-compiler)
+    any_of redis-server || packages+=(redis-server)
     [ ${#packages[@]} -gt 0 ] || return 0
     if [ "$(id -u)" -eq 0 ] && any_of apt-get; then
         apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null && return 0
     fi
-    missing "Debian packages ${packages[*]} (needed by the browser part of the interoperability set)"
-}
-
-need_npm() {
-    any_of npm || { missing "Node.js 20 with npm (needed by interop/js)"; return; }
-    (cd interop/js && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
+    missing "Debian packages ${packages[*]} (needed by the interoperability set)"
 }
 
 documentation() {
     RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --document-private-items -p libp2p-rtc
 }
 
-interoperability() {
-    cargo build --quiet --release --example node &&
-        cargo build --quiet --release -p rust-upstream || return 1
-    local status=0
-    target/release/rust-upstream run --node target/release/examples/node || status=1
-    if command -v node >/dev/null && [ -d interop/js/node_modules ]; then
-        node interop/js/run.mjs --node target/release/examples/node || status=1
-    else
-        missing "Node.js and the packages of interop/js: their part of the interoperability set is skipped" || status=1
+# The program that the README begins with, as a newcomer runs it.
+node_example() {
+    cargo build --quiet --release --example node || return 1
+    local node=target/release/examples/node out addr pid status=0
+    out=$(mktemp)
+    "$node" listen /ip4/127.0.0.1/udp/0/webrtc-direct >"$out" &
+    pid=$!
+    for _ in $(seq 100); do
+        [ -s "$out" ] && break
+        read -rt 0.1 <> <(:) || true
+    done
+    addr=$(sed -n '1s/.*"addr":"\([^"]*\)".*/\1/p' "$out")
+    "$node" dial "$addr" --pings 3 --echo 1048576 --streams 10 || status=1
+    if "$node" dial "${addr%/p2p/*}/p2p/12D3KooWA23EmP7xQ8RoLaFAEwLghcq25pFdeFbTwReeAuqRR5Zi"; then
+        echo "the wrong peer was accepted" >&2
+        status=1
     fi
+    kill -INT "$pid"
+    wait "$pid" || { echo "the listener did not end well" >&2; status=1; }
+    rm -f "$out"
     return $status
+}
+
+# interop/run says what it skips.
+interoperability() {
+    local status=0
+    interop/run | tee target/interoperability || status=1
+    ! grep -q SKIPPED target/interoperability || absent=yes
+    return $status
+}
+
+unified_testing() {
+    local status=0
+    interop/unified/run | tee target/unified-testing || status=1
+    [ -s target/unified-testing ] || absent=yes
+    return $status
+}
+
+# Types, the committed bundle, the tests of the page, and the page in Chromium.
+web_page() {
+    any_of npm || { missing "Node.js 20 with npm (needed by web)"; return; }
+    (cd web && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error &&
+        npm run --silent types && npm run --silent check && npm test --silent && npm run --silent test:page)
 }
 
 # One fixed seed: what a random one finds must not fail an unrelated change. `cargo test` alone draws fresh seeds and
@@ -121,9 +150,11 @@ step "lints" cargo clippy --quiet --workspace --all-targets -- -D warnings
 step "documentation" documentation
 step "tests" tests
 if ! $quick; then
+    step "node example" node_example
     step "packages" need_packages
-    step "npm packages" need_npm
     step "interoperability" interoperability
+    step "unified-testing" unified_testing
+    step "web page" web_page
 fi
 
 # Names in one line.

@@ -217,7 +217,7 @@ impl UpgradeInfo for AnyOf {
     type InfoIter = std::vec::IntoIter<Service>;
 
     fn protocol_info(&self) -> Self::InfoIter {
-        self.0.to_vec().into_iter()
+        self.0.iter().cloned().collect::<Vec<_>>().into_iter()
     }
 }
 

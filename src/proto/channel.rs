@@ -5,7 +5,7 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::{
     event::{ChannelId, Read},
@@ -15,6 +15,9 @@ use super::{
 /// What a piece of data costs beside its bytes while it waits to be read; counted, so that many tiny ones cannot eat
 /// memory.
 const PIECE_OVERHEAD: usize = 64;
+/// Payloads shorter than this are joined, as long as the piece they make is shorter than the other.
+const SMALL_PAYLOAD: usize = 512;
+const JOINED_PIECE: usize = 4096;
 /// Messages kept from before the channel's OPEN.
 const MAX_EARLY_MESSAGES: usize = 8;
 /// Their bytes.
@@ -138,6 +141,8 @@ pub(crate) struct Channel {
     decoder: FrameDecoder,
     received: VecDeque<Bytes>,
     received_len: usize,
+    /// Small payloads of the message in hand, joined.
+    joined: BytesMut,
     early: Vec<Bytes>,
 }
 
@@ -166,6 +171,7 @@ impl Channel {
             decoder: FrameDecoder::new(max_frame),
             received: VecDeque::new(),
             received_len: 0,
+            joined: BytesMut::new(),
             early: Vec::new(),
         }
     }
@@ -226,6 +232,12 @@ impl Channel {
     }
 
     fn decode(&mut self) -> Reaction {
+        let reaction = self.decode_frames();
+        self.end_piece();
+        reaction
+    }
+
+    fn decode_frames(&mut self) -> Reaction {
         let mut reaction = Reaction::default();
         loop {
             match self.decoder.next_frame() {
@@ -248,8 +260,7 @@ impl Channel {
     fn on_frame(&mut self, frame: Frame) -> Reaction {
         let mut reaction = Reaction::default();
         if !frame.message.is_empty() && self.receive == ReceiveHalf::Open {
-            self.received_len += frame.message.len() + PIECE_OVERHEAD;
-            self.received.push_back(frame.message);
+            self.on_payload(frame.message);
             reaction.readable = true;
         }
         match frame.flag {
@@ -260,6 +271,31 @@ impl Channel {
             None => {}
         }
         reaction
+    }
+
+    /// A peer may send a byte to a frame: they wait together.
+    fn on_payload(&mut self, payload: Bytes) {
+        if payload.len() < SMALL_PAYLOAD {
+            self.joined.extend_from_slice(&payload);
+            if self.joined.len() >= JOINED_PIECE {
+                self.end_piece();
+            }
+        } else {
+            self.end_piece();
+            self.push_piece(payload);
+        }
+    }
+
+    fn end_piece(&mut self) {
+        if !self.joined.is_empty() {
+            let piece = std::mem::take(&mut self.joined).freeze();
+            self.push_piece(piece);
+        }
+    }
+
+    fn push_piece(&mut self, piece: Bytes) {
+        self.received_len += piece.len() + PIECE_OVERHEAD;
+        self.received.push_back(piece);
     }
 
     fn on_fin(&mut self) -> Reaction {
@@ -355,6 +391,7 @@ impl Channel {
     fn drop_received(&mut self) {
         self.received = VecDeque::new();
         self.received_len = 0;
+        self.joined = BytesMut::new();
     }
 
     /// The next bytes for the application, or why there are none.

@@ -269,6 +269,7 @@ mod tests {
             ms: 0.0,
             detail: json!(detail),
             peers_fault: None,
+            first_failure: None,
         }
     }
 

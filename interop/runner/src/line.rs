@@ -32,6 +32,21 @@ pub struct Line {
         skip_serializing_if = "Option::is_none"
     )]
     pub peers_fault: Option<String>,
+    /// What went wrong at the first try, if this is the second.
+    #[serde(
+        rename = "first failure",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub first_failure: Option<String>,
+}
+
+impl Line {
+    /// Whether both are about the same scenario in the same cell.
+    pub fn is_same_cell(&self, other: &Self) -> bool {
+        (&self.peer, &self.direction, &self.ice, &self.scenario)
+            == (&other.peer, &other.direction, &other.ice, &other.scenario)
+    }
 }
 
 /// Which release of a peer ran, and when.

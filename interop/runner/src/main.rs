@@ -4,6 +4,7 @@
 //! `interop/README.md`, ours on the other side, and judges what they print. Quick scenarios run in turn; those that only
 //! wait run side by side at the end, together with the browsers.
 
+mod again;
 mod browsers;
 mod faults;
 mod line;
@@ -109,6 +110,7 @@ async fn run(args: Args) -> Result<bool, Failure> {
     if !args.report_only {
         let output = Arc::new(Output::default());
         let missing = matrix(&root, &args, &output).await?;
+        again::try_again(&root, args.idle, &output).await;
         line::store(&results, &output.records())?;
         good = output.summary();
         for what in &missing {
@@ -289,6 +291,7 @@ async fn browse(root: &Path, browser: &str, name: &str, args: &Args, output: &Ou
                 ms: 0.0,
                 detail: error.to_string().into(),
                 peers_fault: None,
+                first_failure: None,
             });
         }
     }

@@ -27,6 +27,17 @@ impl Output {
         ok
     }
 
+    /// Puts a second try in the place of the first.
+    pub fn replace(&self, first: &Line, mut line: Line) {
+        if !line.ok && line.peers_fault.is_none() {
+            line.peers_fault = explain(&line).map(|fault| fault.what.to_owned());
+        }
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        records.retain(|record| !matches!(record, Record::Line(old) if old.is_same_cell(first)));
+        drop(records);
+        self.record(Record::Line(line));
+    }
+
     /// Takes a version.
     pub fn version(&self, version: Version) {
         self.record(Record::Version(version));
@@ -56,6 +67,12 @@ impl Output {
             let Record::Line(line) = record else {
                 continue;
             };
+            if let (true, Some(first)) = (line.ok, &line.first_failure) {
+                print(&format!(
+                    "AT THE SECOND TRY {} {} {} {}, first: {first}",
+                    line.peer, line.direction, line.ice, line.scenario
+                ));
+            }
             match (line.ok, &line.peers_fault) {
                 (true, _) => passed += 1,
                 (false, Some(_)) => excused += 1,

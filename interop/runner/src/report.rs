@@ -136,6 +136,29 @@ fn write_failures(page: &mut String, lines: &[&Line]) -> std::fmt::Result {
     if failed.is_empty() {
         page.push_str("None.\n");
     }
+    let again: Vec<_> = lines
+        .iter()
+        .filter_map(|line| Some((line, line.first_failure.as_ref().filter(|_| line.ok)?)))
+        .collect();
+    if !again.is_empty() {
+        page.push_str("\nPassed at the second try only:\n\n");
+    }
+    for (line, first) in again {
+        let words: String = first
+            .replace(['\n', '\r'], " ")
+            .chars()
+            .take(SHOWN)
+            .collect();
+        writeln!(
+            page,
+            "* {}, {}, {}, {}: first `{}`",
+            line.peer,
+            line.direction,
+            line.ice,
+            line.scenario,
+            words.replace('`', "'")
+        )?;
+    }
     for line in failed {
         writeln!(
             page,

@@ -94,6 +94,7 @@ impl Cell {
             ms,
             detail,
             peers_fault: None,
+            first_failure: None,
         }
     }
 

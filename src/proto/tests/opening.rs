@@ -35,7 +35,11 @@ fn streams_beyond_the_limit_have_to_wait_and_are_told_when() {
     pair.release(listener, theirs);
     pair.run(secs(1));
     assert_eq!(pair.conn(dialer).open_possible, 1);
-    assert_eq!(pair.open(dialer).stream, 22, "the next one; the free one rests");
+    assert_eq!(
+        pair.open(dialer).stream,
+        22,
+        "the next one; the free one rests"
+    );
 
     // What the peer opens beyond our limit is refused.
     let mut pair = Pair::with(Limits::default(), limits, super::link::Link::rtt(ms(20)));

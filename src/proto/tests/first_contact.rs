@@ -334,6 +334,56 @@ fn the_answer_to_a_check_goes_back_where_it_came_from_and_names_the_source() {
 }
 
 #[test]
+fn a_check_that_nominates_nothing_is_checked_back() {
+    let (server, client) = (format!("{V2}passwordpasswordpassword"), "clientclient");
+    let mut sim = Sim::new();
+    let listener = sim.listener();
+    let mut full_agent = Vec::new();
+    stun::encode_binding_request(
+        &stun::RequestParams {
+            transaction_id: stun::TransactionId([7; 12]),
+            username: &format!("{server}:{client}"),
+            key: server.as_bytes(),
+            role: IceRole::Controlling(1),
+            priority: 1,
+            use_candidate: false,
+        },
+        &mut full_agent,
+    );
+    sim.inject(stranger(1), listener, &full_agent);
+    let check = sim
+        .astray
+        .pop()
+        .expect("a check behind the answer")
+        .contents;
+    let answer = sim.astray.pop().expect("an answer").contents;
+    assert!(matches!(
+        stun::parse(&answer),
+        Ok(Message::BindingSuccess(_))
+    ));
+    let Ok(Message::BindingRequest(request)) = stun::parse(&check) else {
+        panic!("no request")
+    };
+    assert_eq!(request.username(), Some(&*format!("{client}:{server}")));
+    assert!(request.verify(b"passwordpasswordpassword"));
+    assert!(!request.use_candidate(), "the peer nominates");
+    assert!(matches!(request.role(), Some(IceRole::Controlled(_))));
+    assert!(answer.len() + check.len() <= 2 * full_agent.len());
+
+    // What comes back is expected, and nothing was kept.
+    let mut response = Vec::new();
+    let id = request.transaction_id();
+    stun::encode_binding_success(id, stranger(1), b"any", &mut response);
+    sim.inject(stranger(1), listener, &response);
+    let peer = sim.peer(listener);
+    assert_eq!(peer.counters().dropped.iter().sum::<u64>(), 0);
+    assert_eq!(
+        (peer.endpoint.connections(), peer.endpoint.routes()),
+        (0, 0)
+    );
+}
+
+#[test]
 fn a_flood_of_valid_checks_is_answered_and_keeps_a_table_of_fixed_size() {
     let checks = u32::try_from(super::scaled(30_000, 100_000, "checks")).unwrap();
     let kept = 2_000;

@@ -89,7 +89,7 @@ need_packages() {
 }
 
 documentation() {
-    RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --document-private-items -p libp2p-rtc
+    RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --document-private-items -p libp2p-rtc --features socketpipe
 }
 
 # The program that the README begins with, as a newcomer runs it.
@@ -140,13 +140,13 @@ web_page() {
 # One fixed seed: what a random one finds must not fail an unrelated change. `cargo test` alone draws fresh seeds and
 # prints them.
 tests() {
-    SIMULATION_SEED=${SIMULATION_SEED:-1} PROPTEST_RNG_SEED=${PROPTEST_RNG_SEED:-1} cargo test --workspace
+    SIMULATION_SEED=${SIMULATION_SEED:-1} PROPTEST_RNG_SEED=${PROPTEST_RNG_SEED:-1} cargo test --workspace --features libp2p-rtc/socketpipe
 }
 
 command -v cargo >/dev/null || { echo "missing: a Rust toolchain (https://rustup.rs)" >&2; exit 1; }
 
 step "format" cargo fmt --all --check
-step "lints" cargo clippy --quiet --workspace --all-targets -- -D warnings
+step "lints" cargo clippy --quiet --workspace --all-targets --features libp2p-rtc/socketpipe -- -D warnings
 step "documentation" documentation
 step "tests" tests
 if ! $quick; then

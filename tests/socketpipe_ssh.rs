@@ -11,8 +11,8 @@ use std::{
 };
 
 use libp2p_rtc::socketpipe::{
-    Code, Exit, OpenError, RemoteSession, SessionOptions, Signal, Size, SshAuth, SshConfig,
-    exit_of, session::Mode,
+    Code, Exit, OpenError, RemoteSession, SessionOptions, Size, SshAuth, SshConfig, exit_of,
+    session::Mode,
 };
 use socketpipe_common::{Node, gate_for, soon, until};
 use tokio::{
@@ -167,8 +167,8 @@ async fn a_terminal_at_an_sshd_has_size_variables_and_status() {
             .write_all(b"stty size; echo \"<$TERM>\"\n")
             .await
             .unwrap();
-        sees(&mut session, "33 91").await;
-        sees(&mut session, "<vt100>").await;
+        let seen = sees(&mut session, "<vt100>").await;
+        assert!(seen.contains("33 91"), "{seen:?}");
         session.handle().resize(Size {
             columns: 55,
             rows: 22,
@@ -237,7 +237,9 @@ async fn a_flood_behind_ssh_is_interrupted() {
     let mut buffer = vec![0; 64 * 1024];
     let mut read = 0;
     while read < 8 << 20 {
-        read += soon(session.read(&mut buffer)).await.unwrap();
+        let count = soon(session.read(&mut buffer)).await.unwrap();
+        assert!(count > 0, "the flood goes on");
+        read += count;
     }
     session.write_all(b"\x03echo sto''pped\n").await.unwrap();
     let flood = sees(&mut session, "stopped").await;
@@ -265,8 +267,6 @@ async fn hanging_up_ends_what_runs_behind_ssh() {
         !listed.stdout.is_empty()
     };
     until(running).await;
-    session.handle().signal(Signal::Term);
-    let ended = exit(session).await;
-    assert_eq!(ended, Exit::Signal("TERM".to_owned()));
+    drop(session);
     until(|| !running()).await;
 }

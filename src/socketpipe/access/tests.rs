@@ -32,7 +32,7 @@ fn tokens(owner: Option<PeerId>) -> OpaqueTokens {
 }
 
 fn opening(peer: Option<PeerId>, token: &str) -> Opening {
-    let origin = peer.map_or(Origin::address("192.0.2.1"), Origin::peer);
+    let origin = peer.map_or_else(|| Origin::address("192.0.2.1"), Origin::peer);
     let mut opening = Opening::new(Mode::Pty, origin);
     opening.token = token.to_owned().into();
     opening

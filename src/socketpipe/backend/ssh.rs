@@ -318,9 +318,10 @@ async fn listen(mut reader: ChannelReadHalf, mut output: mpsc::Sender<Bytes>) ->
     while let Some(message) = reader.wait().await {
         match message {
             ChannelMsg::Data { data } | ChannelMsg::ExtendedData { data, .. } => {
-                if output.send(data).await.is_err() {
+                // The session is gone, and this task is about to be.
+                let Ok(()) = output.send(data).await else {
                     return exit;
-                }
+                };
             }
             ChannelMsg::ExitStatus { exit_status } => {
                 exit = Exit::Code(i32::try_from(exit_status).unwrap_or(i32::MAX));

@@ -109,16 +109,16 @@ impl NetworkBehaviour for Behaviour {
                 connection_id,
                 ..
             }) => self.shared.closed(peer_id, connection_id),
+            // Somebody else dials already: that dial counts.
+            FromSwarm::DialFailure(DialFailure {
+                error: DialError::DialPeerConditionFalse(_),
+                ..
+            }) => {}
             FromSwarm::DialFailure(DialFailure {
                 peer_id: Some(peer),
                 error,
                 ..
-            }) => {
-                // Somebody else dials already: that dial counts.
-                if !matches!(error, DialError::DialPeerConditionFalse(_)) {
-                    self.shared.dial_failed(&peer, &error.to_string());
-                }
-            }
+            }) => self.shared.dial_failed(&peer, &error.to_string()),
             _ => {}
         }
     }

@@ -1,0 +1,283 @@
+//! Where a client connects to, and how a session there is opened.
+
+use std::{
+    io::{BufRead as _, Read as _},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use libp2p::Multiaddr;
+use libp2p_rtc::socketpipe::{
+    Control, OpenError, RemoteSession, SessionOptions,
+    invitation::{Invitation, peer_of},
+    open,
+    session::Mode,
+    websocket::{TlsRoots, WebSocketConnector},
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    Failed,
+    args::Target,
+    node::{Node, NodeTask},
+    output::{Output, harmless},
+    state::{State, read_line},
+};
+
+/// Where a token may be, so that it is in no list of processes.
+const TOKEN_VARIABLE: &str = "SOCKETPIPE_TOKEN";
+/// Time for the libp2p way, if there is another one.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the libp2p way is not tried again after the WebSocket had to do: a network without UDP stays one.
+const DETOUR: Duration = Duration::from_secs(60);
+/// Longest invitation with its link.
+const MAX_TARGET: u64 = 16 * 1024;
+
+/// A server, as far as a client knows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Destination {
+    pub(crate) invitation: Invitation,
+    roots: TlsRoots,
+}
+
+impl Destination {
+    /// An invitation, a multiaddr or a URL, and the token beside it. `mode` is what the command is for; without it the
+    /// invitation says.
+    pub(crate) fn new(target: &Target, mode: Option<Mode>) -> Result<Self, Failed> {
+        let text = read(&target.target)?;
+        let mut invitation = parse(text.trim(), mode.unwrap_or(Mode::Pty))?;
+        if let Some(mode) = mode {
+            invitation.mode = mode;
+        }
+        if let Some(token) = token(target)? {
+            invitation.token = token;
+        }
+        let roots = target
+            .ca
+            .clone()
+            .map_or_else(TlsRoots::default, TlsRoots::File);
+        Ok(Self { invitation, roots })
+    }
+
+    /// For people.
+    pub(crate) fn name(&self) -> String {
+        let invitation = &self.invitation;
+        match (invitation.name.as_str(), invitation.peer()) {
+            ("", Some(peer)) => peer.to_string(),
+            ("", None) => harmless(&invitation.websocket),
+            (name, _) => name.to_owned(),
+        }
+    }
+
+    /// A session as the invitation describes it.
+    pub(crate) fn options(&self) -> SessionOptions {
+        let invitation = &self.invitation;
+        let mut options = SessionOptions::new(invitation.mode)
+            .target(invitation.host.as_str(), invitation.port)
+            .token(invitation.token.clone());
+        options.config.half_close = true;
+        options.config.missed_pings = 2;
+        options
+    }
+
+    /// The ways to the server.
+    pub(crate) async fn ways(&self, state: &State) -> Result<Ways, Failed> {
+        let (node, task) = match self.invitation.addresses.is_empty() {
+            true => (None, None),
+            false => {
+                let (node, task) = Node::start(state.keypair("client.key")?, &[]).await?;
+                (Some(node), Some(task))
+            }
+        };
+        let websocket = match self.invitation.websocket.as_str() {
+            "" => None,
+            url => Some(WebSocketConnector::new(
+                url,
+                self.invitation.mode,
+                &self.roots,
+            )?),
+        };
+        Ok(Ways {
+            addresses: self.invitation.addresses.clone(),
+            control: node.map(|node| node.control),
+            task,
+            websocket,
+            detour: Arc::default(),
+        })
+    }
+}
+
+/// What is written on the command line, or in the file or stream it names.
+fn read(target: &str) -> Result<String, Failed> {
+    if target == "-" {
+        let mut text = String::new();
+        // One line: the rest belongs to the session, and stays in the buffer all readers of stdin share.
+        std::io::stdin()
+            .lock()
+            .take(MAX_TARGET)
+            .read_line(&mut text)?;
+        return Ok(text);
+    }
+    match target.strip_prefix('@') {
+        Some(path) => read_line(path.as_ref()),
+        None => Ok(target.to_owned()),
+    }
+}
+
+fn parse(text: &str, mode: Mode) -> Result<Invitation, Failed> {
+    let bare = Invitation::new(mode, "");
+    if text.starts_with('/') {
+        let address: Multiaddr = text
+            .parse()
+            .map_err(|error| format!("multiaddr: {error}"))?;
+        if peer_of(&address).is_none() {
+            return Err("the multiaddr must end in /p2p/ and the id of the peer".into());
+        }
+        return Ok(Invitation {
+            addresses: vec![address],
+            ..bare
+        });
+    }
+    if text.starts_with("ws://") || text.starts_with("wss://") {
+        return Ok(Invitation {
+            websocket: text.to_owned(),
+            ..bare
+        });
+    }
+    Ok(text.parse::<Invitation>()?)
+}
+
+fn token(target: &Target) -> Result<Option<String>, Failed> {
+    if let Some(path) = &target.token_file {
+        return read_line(path).map(Some);
+    }
+    let variable = || std::env::var(TOKEN_VARIABLE).ok();
+    Ok(target
+        .token
+        .clone()
+        .or_else(variable)
+        .filter(|token| !token.is_empty()))
+}
+
+/// `host:port` or `[v6]:port`.
+pub(crate) fn host_port(text: &str) -> Result<(String, u16), Failed> {
+    let wrong = || format!("`{text}`: expected host:port");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let port = port.parse().map_err(|_| wrong())?;
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let host = bare.unwrap_or(host);
+    match host.is_empty() || port == 0 || (bare.is_none() && host.contains(':')) {
+        true => Err(wrong().into()),
+        false => Ok((host.to_owned(), port)),
+    }
+}
+
+/// How a server is reached.
+pub(crate) struct Ways {
+    addresses: Vec<Multiaddr>,
+    control: Option<Control>,
+    task: Option<NodeTask>,
+    websocket: Option<WebSocketConnector>,
+    /// Until when the WebSocket is used at once.
+    detour: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Ways {
+    /// The same for another task; the node stays here.
+    pub(crate) fn share(&self) -> Self {
+        Self {
+            addresses: self.addresses.clone(),
+            control: self.control.clone(),
+            task: None,
+            websocket: self.websocket.clone(),
+            detour: self.detour.clone(),
+        }
+    }
+
+    /// Opens a session: over libp2p if that works, otherwise over the WebSocket.
+    pub(crate) async fn open(
+        &self,
+        options: SessionOptions,
+        output: &Output,
+    ) -> Result<RemoteSession, OpenError> {
+        let unreachable = || OpenError::Unreachable("there is no address".to_owned());
+        let Some((control, peer)) = self
+            .control
+            .as_ref()
+            .zip(self.addresses.first().and_then(peer_of))
+        else {
+            let connector = self.websocket.clone().ok_or_else(unreachable)?;
+            return open(options, connector).await;
+        };
+        let direct = control.open_at(peer, self.addresses.clone(), options.clone());
+        let Some(connector) = self.websocket.clone() else {
+            return direct.await;
+        };
+        if self.is_detour() {
+            return open(options, connector).await;
+        }
+        let failed = match tokio::time::timeout(PATIENCE, direct).await {
+            Ok(Err(OpenError::Unreachable(reason))) => reason,
+            Ok(outcome) => return outcome,
+            Err(_) => "no answer".to_owned(),
+        };
+        output.note(
+            &format!(
+                "not reachable over libp2p ({}), trying the WebSocket",
+                harmless(&failed)
+            ),
+            || serde_json::json!({ "event": "fallback", "reason": failed }),
+        );
+        let opened = open(options, connector).await;
+        if opened.is_ok() {
+            let mut detour = self.detour.lock().unwrap_or_else(PoisonError::into_inner);
+            *detour = Some(Instant::now() + DETOUR);
+        }
+        opened
+    }
+
+    fn is_detour(&self) -> bool {
+        let detour = self.detour.lock().unwrap_or_else(PoisonError::into_inner);
+        detour.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Says goodbye.
+    pub(crate) async fn stop(self) {
+        if let Some(task) = self.task {
+            task.stop().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: &str = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+
+    #[test]
+    fn reads_all_that_names_a_server() {
+        let address = format!("/ip4/127.0.0.1/tcp/1/p2p/{PEER}");
+        let by_address = parse(&address, Mode::Tunnel).unwrap();
+        assert_eq!(by_address.addresses.len(), 1);
+        let by_url = parse("wss://example.com/pty", Mode::Pty).unwrap();
+        assert_eq!(by_url.websocket, "wss://example.com/pty");
+        let link = format!("https://example.com/#{by_url}");
+        assert_eq!(parse(&link, Mode::Tunnel).unwrap(), by_url);
+        for wrong in ["/ip4/127.0.0.1/tcp/1", "/nonsense", "example.com", ""] {
+            parse(wrong, Mode::Pty).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn reads_targets() {
+        assert_eq!(host_port("db:5432").unwrap(), ("db".to_owned(), 5432));
+        assert_eq!(host_port("[::1]:22").unwrap(), ("::1".to_owned(), 22));
+        for wrong in ["db", "db:", ":22", "::1:22", "db:0", "db:65536"] {
+            host_port(wrong).unwrap_err();
+        }
+    }
+}

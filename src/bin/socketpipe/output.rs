@@ -1,0 +1,130 @@
+//! What the program prints: text for people or JSON for programs.
+
+use std::{
+    error::Error,
+    io::{IsTerminal as _, Write as _},
+    process::ExitCode,
+};
+
+use libp2p_rtc::socketpipe::OpenError;
+use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
+use serde_json::{Value, json};
+
+/// Where results and complaints go.
+#[derive(Clone, Copy)]
+pub(crate) struct Output {
+    json: bool,
+}
+
+impl Output {
+    pub(crate) fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// A result. Flushed, for a reader at the other end of a pipe waits for it; who does not read does not matter.
+    pub(crate) fn print(&self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) {
+        let line = if self.json {
+            json().to_string()
+        } else {
+            text()
+        };
+        let mut stdout = std::io::stdout().lock();
+        drop(writeln!(stdout, "{line}").and_then(|()| stdout.flush()));
+    }
+
+    /// How things stand.
+    pub(crate) fn note(&self, text: &str, json: impl FnOnce() -> Value) {
+        let line = match self.json {
+            true => json().to_string(),
+            false => format!("socketpipe: {text}"),
+        };
+        drop(writeln!(std::io::stderr().lock(), "{line}"));
+    }
+
+    /// The last word of a command that failed.
+    pub(crate) fn failed(&self, error: &(dyn Error + 'static)) -> ExitCode {
+        let text = chain(error);
+        self.note(&text, || {
+            let mut object = json!({ "event": "error", "message": text });
+            if let Some(OpenError::Refused(failure)) = error.downcast_ref() {
+                object["code"] = failure.code.0.into();
+                object["name"] = failure.code.name().into();
+            }
+            object
+        });
+        match error.downcast_ref::<OpenError>() {
+            Some(_) => ExitCode::from(255),
+            None => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// An error with all its causes.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let error_text = error.to_string();
+        if !text.contains(&error_text) {
+            text = format!("{text}: {error_text}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Text of others, fit for a terminal.
+pub(crate) fn harmless(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).collect()
+}
+
+/// A QR code in half blocks, or why there is none.
+pub(crate) fn qr(text: &str) -> String {
+    // Screens do not get dirty: the lowest level of correction gives the smallest code.
+    let Ok(code) = QrCode::with_error_correction_level(text, EcLevel::L) else {
+        return "(too long for a QR code)".to_owned();
+    };
+    let columns = code.width() + 8;
+    let room = terminal_columns();
+    if room.is_some_and(|room| usize::from(room) < columns) {
+        return format!("(a QR code needs a terminal of {columns} columns)");
+    }
+    code.render::<Dense1x2>()
+        .dark_color(Dense1x2::Light)
+        .light_color(Dense1x2::Dark)
+        .build()
+}
+
+/// The width of the terminal stdout is, if it is one.
+fn terminal_columns() -> Option<u16> {
+    let stdout = std::io::stdout();
+    if !stdout.is_terminal() {
+        return None;
+    }
+    rustix::termios::tcgetwinsize(stdout)
+        .ok()
+        .map(|size| size.ws_col)
+        .filter(|columns| *columns > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_qr_code_is_drawn_in_lines_of_one_width() {
+        let drawn = qr("http://127.0.0.1:8080/#socketpipe:1:abc");
+        let widths: Vec<_> = drawn.lines().map(|line| line.chars().count()).collect();
+        assert!(widths.len() > 10 && widths.iter().all(|width| *width == widths[0]));
+        assert_eq!(qr(&"x".repeat(4000)), "(too long for a QR code)");
+    }
+
+    #[test]
+    fn text_of_others_cannot_steer_the_terminal() {
+        assert_eq!(harmless("a\x1b[2J\u{9b}1mb\r\n"), "a[2J1mb");
+    }
+}

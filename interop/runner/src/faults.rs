@@ -50,16 +50,6 @@ pub const FAULTS: &[Fault] = &[
                v0.49 on the certificate is derived from the identity",
     },
     Fault {
-        peers: "js-",
-        symptoms: &["ended for js-libp2p"],
-        direction: Some("it-dials"),
-        scenarios: &["close-by-listener"],
-        ice: None,
-        unless: Some("node"),
-        what: "learns the end of a connection in browsers from connectionState only, which neither SCTP nor DTLS closing \
-               changes: the streams end at once, the connection when ICE consent fails, after 5 s (Chromium) to 11 s (Firefox)",
-    },
-    Fault {
         peers: "litep2p",
         symptoms: &["a clean end of stream after"],
         direction: None,

@@ -3,7 +3,11 @@
 use std::{
     error::Error,
     io::{BufRead as _, BufReader},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -88,38 +92,114 @@ impl Serve {
     }
 }
 
+/// The other users, in a process of their own: they are not the one whose key is watched.
+struct Crowd {
+    child: Child,
+    news: BufReader<ChildStdout>,
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+impl Crowd {
+    fn start(
+        invitation: &Invitation,
+        sessions: usize,
+        floods: usize,
+    ) -> Result<Self, Box<dyn Error>> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["crowd", &invitation.to_string()])
+            .args([sessions.to_string(), floods.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = child.stdout.take().ok_or("no stdout")?;
+        let mut crowd = Self {
+            child,
+            news: BufReader::new(stdout),
+        };
+        crowd.hear()?;
+        Ok(crowd)
+    }
+
+    fn hear(&mut self) -> Result<String, Box<dyn Error>> {
+        let mut line = String::new();
+        self.news.read_line(&mut line)?;
+        match line.is_empty() {
+            true => Err("the crowd is gone".into()),
+            false => Ok(line),
+        }
+    }
+
+    /// Sessions that are alive, and bytes they have read.
+    fn end(mut self) -> Result<(usize, u64), Box<dyn Error>> {
+        drop(self.child.stdin.take());
+        let line = self.hear()?;
+        let (alive, bytes) = line
+            .trim()
+            .split_once(' ')
+            .ok_or("what does the crowd say?")?;
+        Ok((alive.parse()?, bytes.parse()?))
+    }
+}
+
+/// The process of the others: opens all, says so, and ends when its stdin does.
+pub(crate) async fn crowd(
+    invitation: &str,
+    sessions: usize,
+    floods: usize,
+) -> Result<(), Box<dyn Error>> {
+    let all = open_all(&invitation.parse()?, sessions).await?;
+    let total = Arc::new(AtomicU64::new(0));
+    let mut tasks = Vec::new();
+    for (index, session) in all.into_iter().enumerate() {
+        tasks.push(run_session(session, index < floods, total.clone()).await?);
+    }
+    println!("ready");
+    tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
+    let alive = tasks.iter().filter(|task| !task.is_finished()).count();
+    println!("{alive} {}", total.load(Ordering::Relaxed));
+    Ok(())
+}
+
 pub(crate) async fn run(
     program: &str,
     sessions: usize,
     floods: usize,
 ) -> Result<bool, Box<dyn Error>> {
     let serve = Serve::start(program)?;
-    let mut all = open_all(&serve.invitation, sessions).await?;
-    let mut quiet = all.pop().ok_or("no session")?;
-    quiet.write_all(b"exec cat\n").await?;
-    let mut tasks = Vec::new();
-    for (index, session) in all.into_iter().enumerate() {
-        tasks.push(run_session(session, index < floods).await?);
+    let crowd = Crowd::start(&serve.invitation, sessions - 1, floods)?;
+    let mut ok = true;
+    let mut all = Vec::new();
+    for kind in ["webrtc-direct", "websocket"] {
+        let mut quiet = open_all_by(&serve.invitation, 1, kind == "websocket").await?;
+        let mut quiet = quiet.pop().ok_or("no session")?;
+        quiet.write_all(b"exec cat\n").await?;
+        settle(&mut quiet).await?;
+        let mut echoes = Vec::new();
+        for _ in 0..KEYS {
+            echoes.push(press(&mut quiet).await?);
+            tokio::time::sleep(PAUSE).await;
+        }
+        all.push((kind, median(&mut echoes), percentile(&mut echoes, 99)));
     }
-    settle(&mut quiet).await?;
-    let mut echoes = Vec::new();
-    for _ in 0..KEYS {
-        echoes.push(press(&mut quiet).await?);
-        tokio::time::sleep(PAUSE).await;
-    }
-    let flooded: u64 = tasks.iter().filter(|task| !task.is_finished()).count() as u64;
     let memory = serve.memory()?;
+    let (alive, bytes) = crowd.end()?;
     let bound = NODE_KIB + SESSION_KIB * sessions as u64;
-    let echo = median(&mut echoes);
-    let ok = echo < BOUND_MS && memory < bound && flooded as usize == sessions - 1;
-    println!(
-        "{{\"figure\":\"flood\",\"sessions\":{sessions},\"alive\":{},\"floods\":{floods},\"echo_ms\":{echo:.3},\
-         \"echo_p99_ms\":{:.3},\"bound_ms\":{BOUND_MS},\"memory_kib\":{memory},\"memory_bound_kib\":{bound},\"ok\":{ok}}}",
-        flooded + 1,
-        percentile(&mut echoes, 99),
-    );
-    for task in tasks {
-        task.abort();
+    for (kind, echo, worst) in all {
+        let good = echo < BOUND_MS && memory < bound && alive == sessions - 1;
+        ok &= good;
+        println!(
+            "{{\"figure\":\"flood\",\"path\":\"{kind}\",\"sessions\":{sessions},\"alive\":{},\"floods\":{floods},\
+             \"flooded_mib\":{},\"echo_ms\":{echo:.3},\"echo_p99_ms\":{worst:.3},\"bound_ms\":{BOUND_MS},\
+             \"memory_kib\":{memory},\"memory_bound_kib\":{bound},\"ok\":{good}}}",
+            alive + 1,
+            bytes / (1024 * 1024),
+        );
     }
     Ok(ok)
 }
@@ -128,6 +208,21 @@ pub(crate) async fn run(
 async fn open_all(
     invitation: &Invitation,
     count: usize,
+) -> Result<Vec<RemoteSession>, Box<dyn Error>> {
+    let mut all = open_all_by(invitation, count / 2, false).await?;
+    let others = open_all_by(invitation, count - count / 2, true).await?;
+    // Those that print are the first, and shall be of both kinds.
+    for (index, session) in others.into_iter().enumerate() {
+        all.insert((2 * index + 1).min(all.len()), session);
+    }
+    Ok(all)
+}
+
+/// All of one kind.
+async fn open_all_by(
+    invitation: &Invitation,
+    count: usize,
+    websocket: bool,
 ) -> Result<Vec<RemoteSession>, Box<dyn Error>> {
     let mut node = swarm()?;
     let control = node.behaviour().socketpipe.control();
@@ -148,13 +243,13 @@ async fn open_all(
     let mut all = Vec::new();
     // In small groups: strangers may have two streams at once that are not let in yet.
     for start in (0..count).step_by(2) {
-        let group = (start..count.min(start + 2)).map(|index| {
+        let group = (start..count.min(start + 2)).map(|_| {
             let options = SessionOptions::new(Mode::Pty).token(invitation.token.clone());
             let (control, webrtc, connector) = (control.clone(), webrtc.clone(), connector.clone());
             async move {
-                match index % 2 {
-                    0 => control.open_at(peer, webrtc, options).await,
-                    _ => open(options, connector).await,
+                match websocket {
+                    true => open(options, connector).await,
+                    false => control.open_at(peer, webrtc, options).await,
                 }
             }
         });
@@ -167,7 +262,8 @@ async fn open_all(
 async fn run_session(
     mut session: RemoteSession,
     flood: bool,
-) -> Result<JoinHandle<u64>, Box<dyn Error>> {
+    total: Arc<AtomicU64>,
+) -> Result<JoinHandle<()>, Box<dyn Error>> {
     let command: &[u8] = if flood {
         b"exec yes\n"
     } else {
@@ -176,14 +272,12 @@ async fn run_session(
     session.write_all(command).await?;
     Ok(tokio::spawn(async move {
         let mut buffer = vec![0; 64 * 1024];
-        let mut total = 0;
         while let Ok(count) = session.read(&mut buffer).await {
             if count == 0 {
                 break;
             }
-            total += count as u64;
+            total.fetch_add(count as u64, Ordering::Relaxed);
         }
-        total
     }))
 }
 

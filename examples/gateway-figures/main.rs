@@ -59,6 +59,15 @@ async fn main() -> ExitCode {
 async fn run() -> Result<bool, Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let program = args.next().ok_or(USAGE)?;
+    if program == "crowd" {
+        let (Some(invitation), Some(sessions), Some(floods)) =
+            (args.next(), args.next(), args.next())
+        else {
+            return Err(USAGE.into());
+        };
+        flood::crowd(&invitation, sessions.parse()?, floods.parse()?).await?;
+        return Ok(true);
+    }
     let (mut sessions, mut floods) = (200, 50);
     while let Some(arg) = args.next() {
         let value = args.next().ok_or(USAGE)?.parse()?;

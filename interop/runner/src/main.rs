@@ -68,7 +68,7 @@ struct Args {
     #[arg(long)]
     skip: Vec<String>,
     /// Seconds of the idle scenario.
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 60)]
     idle: u64,
     /// The day, for the report.
     #[arg(long, default_value = "")]

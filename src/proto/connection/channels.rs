@@ -18,9 +18,11 @@ use crate::proto::{
 
 /// Channels a peer may open before it is authenticated; they are buffered until then.
 const MAX_EARLY_CHANNELS: usize = 64;
-/// Bytes of all channels that wait for their OPEN, and how long one waits.
+/// Bytes of all channels that wait for their OPEN, and how long one that has some waits: no peer that lives takes longer
+/// to repeat a lost OPEN. A channel without bytes waits for ever: on an ordered one the OPEN comes first, and whether
+/// that is lost or we do not read, it is not the peer's fault.
 const MAX_EARLY_BUFFER: usize = 256 * 1024;
-const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a channel that the peer opened waits for the peer to close it.
 const LINGER: Duration = Duration::from_secs(1);
 /// Highest usable stream id (RFC 8831 section 6.2: 65535 is reserved).
@@ -163,7 +165,6 @@ impl Connection {
         } else {
             let channel = Channel::early(self.next_id(stream), max_frame);
             self.channels.insert(stream, channel);
-            self.set_channel_timer(stream, Some(cx.now + OPEN_TIMEOUT));
         }
         true
     }
@@ -190,6 +191,9 @@ impl Connection {
                 let mut reaction = channel.on_message(message.data);
                 channel.last_message = Some(cx.now);
                 let after = channel.charge();
+                if before.early == 0 && after.early > 0 {
+                    self.set_channel_timer(stream, Some(cx.now + OPEN_TIMEOUT));
+                }
                 self.recharge(before, after);
                 self.reads_in_pieces |= reaction.prefix_alone;
                 reaction.reset |= after.early > 0 && self.early_buffered > MAX_EARLY_BUFFER;

@@ -500,3 +500,34 @@ fn a_writer_that_waits_is_told_that_its_stream_was_stopped_or_reset() {
         assert_eq!(pair.write(dialer, ours, b"x"), expected);
     }
 }
+
+#[test]
+fn a_stream_whose_open_waits_behind_what_nobody_reads_is_not_given_up() {
+    let narrow = Limits {
+        max_stream_buffer: 8 * 1024,
+        max_connection_buffer: 24 * 1024,
+        stalled_stream_timeout: secs(3600),
+        ..Limits::default()
+    };
+    let mut pair = Pair::with(Limits::default(), narrow, Link::rtt(ms(20)));
+    let (dialer, listener) = (pair.dialer, pair.listener);
+    let streams: Vec<_> = (0..4).map(|_| pair.stream(dialer)).collect();
+    for (ours, _) in &streams {
+        pair.write(dialer, *ours, &[1; 12_000]);
+    }
+    pair.run(secs(1));
+    let late = pair.open(dialer);
+    pair.write(dialer, late, b"late");
+    pair.run(secs(20));
+    for (_, theirs) in streams {
+        for _ in 0..3 {
+            pair.read(listener, theirs);
+        }
+    }
+    pair.run(secs(1));
+    let accepted = pair.accept(listener);
+    assert_eq!(
+        pair.read(listener, accepted),
+        (b"late".to_vec(), Read::Blocked)
+    );
+}

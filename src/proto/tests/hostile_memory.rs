@@ -141,7 +141,7 @@ fn channels_without_open_are_bounded_over_the_connection_and_do_not_stay() {
         let held = raw.sim.peer(end.node).endpoint.held(end.id);
         assert!(held.counted <= 256 * 1024 + 10_000, "{held:?}");
     }
-    raw.run(secs(7));
+    raw.run(secs(32));
     let held = raw.sim.peer(end.node).endpoint.held(end.id);
     assert_eq!((held.channels, held.counted), (1, 0));
     assert!(raw.is_alive(1000));

@@ -175,7 +175,7 @@ impl TokenStore {
     ///
     /// If there are too many.
     pub fn issue(&self, terms: TokenTerms) -> Result<String, TooManyTokens> {
-        let token = BASE64URL_NOPAD.encode(&rand::random::<[u8; TOKEN_LEN]>());
+        let token = new_token();
         self.insert(hash(token.as_bytes()), terms, false)?;
         Ok(token)
     }
@@ -371,6 +371,16 @@ impl SavedToken {
                 .collect(),
             fixed: false,
         })
+    }
+}
+
+/// A random token, which no command line takes for an option.
+fn new_token() -> String {
+    loop {
+        let token = BASE64URL_NOPAD.encode(&rand::random::<[u8; TOKEN_LEN]>());
+        if !token.starts_with('-') {
+            return token;
+        }
     }
 }
 

@@ -92,7 +92,7 @@ pub(crate) struct Target {
     #[arg(value_name = "INVITATION|MULTIADDR|URL")]
     pub(crate) target: String,
     /// Token, if the target has none in it; better by --token-file or the variable SOCKETPIPE_TOKEN.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub(crate) token: Option<String>,
     /// File with the token.
     #[arg(long, value_name = "FILE", conflicts_with = "token")]
@@ -127,8 +127,8 @@ pub(crate) struct Connect {
 pub(crate) struct Forward {
     #[command(flatten)]
     pub(crate) target: Target,
-    /// [BIND:]PORT:HOST:PORT, or [BIND:]PORT for the server's default target; may be repeated. BIND is 127.0.0.1
-    /// unless given.
+    /// Local port and where it leads; without HOST:PORT, to the server's default target; may be repeated. BIND is
+    /// 127.0.0.1 unless given.
     #[arg(
         short = 'L',
         long = "local",

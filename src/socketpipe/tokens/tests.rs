@@ -92,6 +92,12 @@ fn of_two_at_once_one_gets_the_last_use() {
 }
 
 #[test]
+fn no_token_looks_like_an_option() {
+    let tokens: Vec<_> = (0..1000).map(|_| new_token()).collect();
+    assert!(tokens.iter().all(|token| !token.starts_with('-')));
+}
+
+#[test]
 fn limits_of_mode_and_time_hold() {
     let store = TokenStore::default();
     let token = store

@@ -139,8 +139,13 @@ impl Connection {
     /// A stream that was not there before. False: it is refused and reset.
     fn admit(&mut self, stream: u16, cx: &mut Context<'_>) -> bool {
         let right_parity = !self.is_ours(stream);
-        let early = !self.authenticated && self.channels.len() > MAX_EARLY_CHANNELS;
-        if early {
+        // Each stream that is refused costs memory in SCTP until the peer agrees, and nobody honest uses an id of ours
+        // before we did.
+        if !self.authenticated && !right_parity {
+            self.end(CloseReason::Misbehaved(PeerMisbehaved::StreamOfOurs), cx);
+            return false;
+        }
+        if !self.authenticated && self.channels.len() > MAX_EARLY_CHANNELS {
             self.end(
                 CloseReason::Misbehaved(PeerMisbehaved::TooManyEarlyChannels),
                 cx,

@@ -148,14 +148,31 @@ impl Endpoint {
             return;
         }
         if let Some(id) = known {
-            self.with(now, id, |connection, cx| {
-                connection.end(CloseReason::Replaced, cx);
-            });
-            self.process(now);
+            self.make_way(now, id, remote);
         }
         if let Some(checked) = self.checked.take(now, remote) {
             self.begin(now, arrival, checked, proof);
         }
+    }
+
+    /// Whoever has proven that an address is its own begins anew there. A connection that lives there ends; one that
+    /// lives elsewhere loses the address and nothing else, because any check with its credentials added that.
+    fn make_way(&mut self, now: Instant, id: ConnectionId, remote: SocketAddr) {
+        if self.lives_at(id, remote) {
+            self.with(now, id, |connection, cx| {
+                connection.end(CloseReason::Replaced, cx);
+            });
+            self.process(now);
+        } else if let Some(connection) = self.connections.get_mut(&id) {
+            connection.remove_address(remote);
+            self.demux.remove_address(remote, id);
+        }
+    }
+
+    fn lives_at(&self, id: ConnectionId, remote: SocketAddr) -> bool {
+        self.connections
+            .get(&id)
+            .is_some_and(|connection| connection.remote() == remote)
     }
 
     fn may_ask(
@@ -170,7 +187,9 @@ impl Endpoint {
             Err(DropReason::NotListening)
         } else if !arrival.client_hello {
             Err(DropReason::NotClientHello)
-        } else if known.is_none() && self.connections.len() >= self.limits.max_connections {
+        } else if self.connections.len() >= self.limits.max_connections
+            && !known.is_some_and(|id| self.lives_at(id, arrival.path.remote))
+        {
             Err(DropReason::TooManyConnections)
         } else {
             Ok(())

@@ -6,7 +6,7 @@ use super::{
     link::Link,
     ms,
     pair::Pair,
-    raw::valid_check,
+    raw::{RawPeer, valid_check},
     secs,
     sim::{Node, Sim, client_hello},
 };
@@ -480,4 +480,28 @@ fn a_dialer_that_restarted_is_back_two_round_trips_after_its_dial_however_late_i
         assert_eq!(pair.closed(listener), Some(CloseReason::Replaced));
         assert_eq!(pair.sim.peer(listener.node).endpoint.connections(), 1);
     }
+}
+
+#[test]
+fn a_newcomer_at_another_address_of_a_connection_takes_that_and_the_connection_goes_on() {
+    let mut sim = Sim::new();
+    let (listener, context) = (sim.listener(), context());
+    let raw = RawPeer::v2(sim.now(), sim.address(listener));
+    let raw = sim.add_raw(raw);
+    sim.expect("connection", secs(1), |sim| {
+        sim.raw(raw).connected && sim.peer(listener).authenticated().count() == 1
+    });
+    let id = sim.peer(listener).only();
+    let second = spread(1);
+    sim.inject(second, listener, &valid_check(""));
+    assert_eq!(sim.peer(listener).endpoint.routes(), 2 + 1);
+    assert!(begin(&mut sim, listener, &context, second), "on proof only");
+    assert_eq!(sim.peer(listener).closed(id), None);
+    let endpoint = &sim.peer(listener).endpoint;
+    assert_eq!((endpoint.connections(), endpoint.handshakes()), (2, 1));
+    assert_eq!(endpoint.routes(), 2 + 2, "an address and a name each");
+    sim.run_for(secs(40));
+    assert_eq!(sim.peer(listener).closed(id), None);
+    let endpoint = &sim.peer(listener).endpoint;
+    assert_eq!((endpoint.connections(), endpoint.routes()), (1, 1 + 1));
 }

@@ -59,6 +59,8 @@ pub(crate) struct Checked {
     pub(crate) received: usize,
     /// Bytes sent there: answers, and a check of ours.
     pub(crate) sent: usize,
+    /// Proof of the address was asked for.
+    asked: bool,
     at: Instant,
 }
 
@@ -113,6 +115,7 @@ impl CheckedAddresses {
                 credentials,
                 received: len,
                 sent: 0,
+                asked: false,
                 at: now,
             },
         );
@@ -125,6 +128,20 @@ impl CheckedAddresses {
         if let Some(known) = self.entries.get_mut(&remote) {
             known.sent = known.sent.saturating_add(len);
         }
+    }
+
+    /// Remembers that an address was asked for proof.
+    pub(crate) fn ask(&mut self, remote: SocketAddr) {
+        if let Some(known) = self.entries.get_mut(&remote) {
+            known.asked = true;
+        }
+    }
+
+    /// Whether an address was asked for proof.
+    pub(crate) fn was_asked(&self, remote: SocketAddr) -> bool {
+        self.entries
+            .get(&remote)
+            .is_some_and(|checked| checked.asked)
     }
 
     /// Takes the entry of an address whose ClientHello came.

@@ -214,14 +214,16 @@ impl Endpoint {
         let limits = &self.limits;
         let rate = (limits.max_handshakes / RATE_SHARE).max(1);
         known.is_some()
-            // It was asked before: what it says now is not the beginning of a handshake without cookies.
+            // It was asked before: what it says now is not the beginning of a handshake without cookies, nor is a
+            // ClientHello that it repeated because the demand is on its way.
+            || self.checked.was_asked(arrival.path.remote)
             || arrival.hello.is_some_and(|hello| hello.message_seq > 0)
             || (self.handshakes + 1) * 2 > limits.max_handshakes
             || (self.begun_in_subnet(arrival.path.remote) + 1) * 2 > limits.max_handshakes_per_subnet
             || self.newcomers.begun_lately(now) >= rate
     }
 
-    /// Without state, and with less than was received.
+    /// Without state but a mark at the check, and with less than was received.
     fn ask_for_proof(&mut self, now: Instant, arrival: &Arrival<'_>) {
         let Path { remote, local_ip } = arrival.path;
         let Some(hello) = arrival
@@ -231,6 +233,7 @@ impl Endpoint {
             self.counters.drop_packet(DropReason::NotClientHello);
             return;
         };
+        self.checked.ask(remote);
         let cookie = self.newcomers.cookies.make(now, remote);
         let request = hello::verify_request(&hello, &cookie);
         self.outbox.push(remote, local_ip, &request);

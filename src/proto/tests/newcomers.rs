@@ -505,3 +505,30 @@ fn a_newcomer_at_another_address_of_a_connection_takes_that_and_the_connection_g
     let endpoint = &sim.peer(listener).endpoint;
     assert_eq!((endpoint.connections(), endpoint.routes()), (1, 1 + 1));
 }
+
+#[test]
+fn who_was_asked_for_a_cookie_is_asked_again_when_the_pressure_is_gone() {
+    let mut sim = Sim::new();
+    let limits = Limits {
+        max_handshakes: 8,
+        ..Limits::default()
+    };
+    let (listener, context) = (sim.add_peer(limits, true), context());
+    forge(&mut sim, listener, 0..2, spread);
+    let from = spread(100);
+    let mut client = Client::new(&sim, &context, from);
+    sim.inject(from, listener, &valid_check(&name(from)));
+    let hello = client.hello(&sim);
+    sim.inject(from, listener, &hello);
+    let again = client.answer(&mut sim).expect("asked for a cookie");
+    sim.run_for(secs(1));
+    // Nobody else is asked now.
+    assert!(!begin(&mut sim, listener, &context, spread(101)));
+    assert_eq!(sim.peer(listener).endpoint.handshakes(), 3);
+    // Another check and the ClientHello again, both from before the demand came.
+    sim.inject(from, listener, &valid_check(&name(from)));
+    sim.inject(from, listener, &hello);
+    assert_eq!(sim.peer(listener).endpoint.handshakes(), 3);
+    sim.inject(from, listener, &again);
+    assert_eq!(sim.peer(listener).endpoint.handshakes(), 4);
+}

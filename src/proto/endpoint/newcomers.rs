@@ -242,11 +242,12 @@ impl Endpoint {
 
     /// One more handshake. If there are too many, the oldest without proof makes room.
     fn find_place(&mut self, now: Instant, remote: SocketAddr) -> Result<(), DropReason> {
-        if self.handshakes >= self.limits.max_handshakes && !self.evict_unproven(now) {
-            return Err(DropReason::TooManyHandshakes);
-        }
+        // First: whoever finds no place must not cost another one its own.
         if self.begun_in_subnet(remote) >= self.limits.max_handshakes_per_subnet {
             return Err(DropReason::TooManyFromSubnet);
+        }
+        if self.handshakes >= self.limits.max_handshakes && !self.evict_unproven(now) {
+            return Err(DropReason::TooManyHandshakes);
         }
         Ok(())
     }

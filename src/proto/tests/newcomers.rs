@@ -532,3 +532,24 @@ fn who_was_asked_for_a_cookie_is_asked_again_when_the_pressure_is_gone() {
     sim.inject(from, listener, &again);
     assert_eq!(sim.peer(listener).endpoint.handshakes(), 4);
 }
+
+#[test]
+fn who_is_refused_for_its_network_takes_no_place_from_another() {
+    let mut sim = Sim::new();
+    let limits = Limits {
+        max_handshakes: 8,
+        max_handshakes_per_subnet: 6,
+        ..Limits::default()
+    };
+    let (listener, context) = (sim.add_peer(limits, true), context());
+    forge(&mut sim, listener, 0..2, spread);
+    sim.run_for(secs(1));
+    let from = |number: u16| SocketAddr::from(([10, 9, 9, 1], 100 + number));
+    for number in 0..6 {
+        begin(&mut sim, listener, &context, from(number));
+    }
+    assert_eq!(sim.peer(listener).endpoint.handshakes(), 8);
+    assert!(begin(&mut sim, listener, &context, from(6)));
+    assert_eq!(sim.peer(listener).dropped(DropReason::TooManyFromSubnet), 1);
+    assert_eq!(sim.peer(listener).endpoint.handshakes(), 8);
+}

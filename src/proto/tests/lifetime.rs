@@ -530,8 +530,8 @@ fn a_datagram_from_a_strange_address_does_not_move_a_connection() {
     let (dialer, listener) = (pair.dialer, pair.listener);
     let (ours, theirs) = pair.stream(dialer);
     let stranger = "172.16.0.1:5".parse().unwrap();
-    let record = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
-    let copy = std::rc::Rc::clone(&record);
+    let record = Rc::new(RefCell::new(Vec::new()));
+    let copy = Rc::clone(&record);
     pair.sim.set_filter(move |packet| {
         copy.borrow_mut().push(packet.contents.clone());
         packet.contents[0] < 4
@@ -561,7 +561,7 @@ fn an_unknown_connection_or_channel_is_no_fault() {
     let (dialer, listener) = (pair.dialer, pair.listener);
     let (ours, _) = pair.stream(dialer);
     let unknown = crate::proto::ConnectionId(99);
-    let stale = crate::proto::ChannelId {
+    let stale = ChannelId {
         generation: 77,
         ..ours
     };

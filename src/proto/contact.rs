@@ -57,8 +57,10 @@ pub(crate) struct Checked {
     pub(crate) credentials: PeerCredentials,
     /// Bytes received from the address so far.
     pub(crate) received: usize,
-    /// Bytes of the answers to it.
+    /// Bytes sent there: answers, and a check of ours.
     pub(crate) sent: usize,
+    /// Proof of the address was asked for.
+    asked: bool,
     at: Instant,
 }
 
@@ -87,7 +89,7 @@ impl CheckedAddresses {
         }
     }
 
-    /// Notes a valid check of `len` bytes that is about to be answered.
+    /// Notes a valid check of `len` bytes that is about to be answered. True: it is the first one of its entry.
     pub(crate) fn note(
         &mut self,
         now: Instant,
@@ -95,14 +97,13 @@ impl CheckedAddresses {
         text: &str,
         username: &Username<'_>,
         len: usize,
-    ) {
+    ) -> bool {
         self.expire(now);
         if let Some(known) = self.entries.get_mut(&remote)
             && &*known.credentials.username == text
         {
             known.received = known.received.saturating_add(len);
-            known.sent = known.sent.saturating_add(MAX_ANSWER);
-            return;
+            return false;
         }
         while self.order.len() >= self.capacity {
             self.forget_oldest();
@@ -113,11 +114,34 @@ impl CheckedAddresses {
             Checked {
                 credentials,
                 received: len,
-                sent: MAX_ANSWER,
+                sent: 0,
+                asked: false,
                 at: now,
             },
         );
         self.order.push_back((now, remote));
+        true
+    }
+
+    /// Charges an address with what is sent to it.
+    pub(crate) fn charge(&mut self, remote: SocketAddr, len: usize) {
+        if let Some(known) = self.entries.get_mut(&remote) {
+            known.sent = known.sent.saturating_add(len);
+        }
+    }
+
+    /// Remembers that an address was asked for proof.
+    pub(crate) fn ask(&mut self, remote: SocketAddr) {
+        if let Some(known) = self.entries.get_mut(&remote) {
+            known.asked = true;
+        }
+    }
+
+    /// Whether an address was asked for proof.
+    pub(crate) fn was_asked(&self, remote: SocketAddr) -> bool {
+        self.entries
+            .get(&remote)
+            .is_some_and(|checked| checked.asked)
     }
 
     /// Takes the entry of an address whose ClientHello came.
@@ -221,15 +245,15 @@ mod tests {
     }
 
     #[test]
-    fn repeated_checks_add_to_the_budget_of_their_address() {
+    fn repeated_checks_add_to_the_budget_of_their_address_and_what_is_sent_uses_it_up() {
         let mut table = CheckedAddresses::new(10);
-        let now = Instant::now();
-        note(&mut table, now, 1);
-        note(&mut table, now, 1);
-        let checked = table
-            .take(now, SocketAddr::from(([10, 0, 0, 1], 1)))
-            .unwrap();
-        assert_eq!(checked.received, 200);
+        let (now, remote) = (Instant::now(), SocketAddr::from(([10, 0, 0, 1], 1)));
+        for _ in 0..2 {
+            note(&mut table, now, 1);
+            table.charge(remote, 70);
+        }
+        let checked = table.take(now, remote).unwrap();
+        assert_eq!((checked.received, checked.sent), (200, 140));
         assert_eq!(
             checked.credentials.server_ufrag(),
             "libp2p+webrtc+v2/0123456789012345678901"

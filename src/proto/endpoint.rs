@@ -42,6 +42,10 @@ pub(crate) struct Endpoint {
     rng: StdRng,
     accept_incoming: bool,
     connections: BTreeMap<ConnectionId, Box<Connection>>,
+    /// Those that ended, without routes and timers, until the application was told: it reads what is left first.
+    dying: BTreeMap<ConnectionId, Box<Connection>>,
+    /// Whose end was told last.
+    told: Option<ConnectionId>,
     next_id: u64,
     demux: Demux,
     checked: CheckedAddresses,
@@ -103,6 +107,8 @@ impl Endpoint {
             rng,
             accept_incoming,
             connections: BTreeMap::new(),
+            dying: BTreeMap::new(),
+            told: None,
             next_id: 0,
             demux: Demux::default(),
             subnets: HashMap::new(),
@@ -274,17 +280,28 @@ impl Endpoint {
         .unwrap_or(Write::Closed)
     }
 
-    /// The next bytes of a channel.
+    /// The next bytes of a channel. What came before the end of a connection can be read until the event after its
+    /// [`Event::Closed`] is asked for.
     pub(crate) fn read(
         &mut self,
         now: Instant,
         connection: ConnectionId,
         channel: ChannelId,
     ) -> Read {
-        self.with(now, connection, |connection, cx| {
+        let read = self.with(now, connection, |connection, cx| {
             connection.read(channel, cx)
-        })
-        .unwrap_or(Read::Reset(None))
+        });
+        if let Some(read) = read {
+            return read;
+        }
+        let ended = self
+            .connections
+            .get_mut(&connection)
+            .or_else(|| self.dying.get_mut(&connection));
+        match ended {
+            Some(connection) => connection.read(channel, &mut context!(self, now)),
+            None => Read::Reset(None),
+        }
     }
 
     /// FIN: no more data from us.
@@ -378,11 +395,19 @@ impl Endpoint {
             .map(|credentials| credentials.username.clone());
         let goodbye = connection.take_goodbye();
         self.demux.bury(now, connection.remote(), username, goodbye);
+        self.dying.insert(id, connection);
     }
 
     /// The next event.
     pub(crate) fn poll_event(&mut self) -> Option<(ConnectionId, Event)> {
-        self.events.pop_front()
+        if let Some(told) = self.told.take() {
+            self.dying.remove(&told);
+        }
+        let (id, event) = self.events.pop_front()?;
+        if matches!(event, Event::Closed(_)) {
+            self.told = Some(id);
+        }
+        Some((id, event))
     }
 
     /// The next handshake phase that ended.

@@ -54,6 +54,9 @@ pub(crate) enum PeerMisbehaved {
     /// Opened more channels before it was authenticated than are buffered.
     #[error("it opened too many streams before it was authenticated")]
     TooManyEarlyChannels,
+    /// Used a stream id that only we give out (RFC 8832 section 6), before it was authenticated.
+    #[error("it used a stream of ours before it was authenticated")]
+    StreamOfOurs,
     /// Refused to reset a stream that is over (RFC 6525 section 4.4).
     #[error("it refused to reset a stream")]
     ResetDenied,

@@ -103,6 +103,11 @@ impl Connection {
         Ok(left)
     }
 
+    /// One of the other addresses leads here no more.
+    pub(crate) fn remove_address(&mut self, remote: SocketAddr) {
+        self.addresses.retain(|(address, _)| *address != remote);
+    }
+
     /// Our address, as the peer's packets name it.
     pub(crate) fn set_local_ip(&mut self, local_ip: Option<IpAddr>) {
         if local_ip.is_some() {

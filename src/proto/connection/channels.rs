@@ -10,7 +10,7 @@ use crate::proto::{
     config::Limits,
     credentials::IceVersion,
     dcep::{self, Dcep},
-    engine::sctp::{Message, Ppid},
+    engine::sctp::{Message, Ppid, Sctp},
     error::{CloseReason, DropReason, PeerMisbehaved, Phase},
     event::{ChannelId, Event, Side},
     frame::{self, Flag},
@@ -83,7 +83,8 @@ impl Connection {
         {
             return Some(stream);
         }
-        while self.next_stream <= MAX_STREAM {
+        let taken_by_peer = self.sctp.as_ref().map_or(0, Sctp::max_stream);
+        while self.next_stream <= MAX_STREAM.min(taken_by_peer.into()) {
             let stream = u16::try_from(self.next_stream).ok()?;
             self.next_stream += 2;
             if !self.channels.contains_key(&stream) {
@@ -139,8 +140,13 @@ impl Connection {
     /// A stream that was not there before. False: it is refused and reset.
     fn admit(&mut self, stream: u16, cx: &mut Context<'_>) -> bool {
         let right_parity = !self.is_ours(stream);
-        let early = !self.authenticated && self.channels.len() > MAX_EARLY_CHANNELS;
-        if early {
+        // Each stream that is refused costs memory in SCTP until the peer agrees, and nobody honest uses an id of ours
+        // before we did.
+        if !self.authenticated && !right_parity {
+            self.end(CloseReason::Misbehaved(PeerMisbehaved::StreamOfOurs), cx);
+            return false;
+        }
+        if !self.authenticated && self.channels.len() > MAX_EARLY_CHANNELS {
             self.end(
                 CloseReason::Misbehaved(PeerMisbehaved::TooManyEarlyChannels),
                 cx,

@@ -109,11 +109,13 @@ impl Endpoint {
             }
             None if self.repeat_goodbye(now, local_ip, remote, Some(text)) => {}
             None => {
-                self.checked.note(now, remote, text, &username, len);
-                self.answer(local_ip, remote, request, username.server_ufrag.as_bytes());
-                if !request.use_candidate() {
-                    self.check_back(local_ip, remote, &username);
+                let first = self.checked.note(now, remote, text, &username, len);
+                let key = username.server_ufrag.as_bytes();
+                let mut sent = self.answer(local_ip, remote, request, key);
+                if first && !request.use_candidate() {
+                    sent += self.check_back(local_ip, remote, &username);
                 }
+                self.checked.charge(remote, sent);
             }
         }
     }
@@ -214,29 +216,31 @@ impl Endpoint {
         self.touch(id);
     }
 
+    /// Says how many bytes it sent.
     fn answer(
         &mut self,
         local_ip: Option<IpAddr>,
         remote: SocketAddr,
         request: &BindingRequest<'_>,
         key: &[u8],
-    ) {
+    ) -> usize {
         let mut datagram = Vec::with_capacity(128);
         stun::encode_binding_success(request.transaction_id(), remote, key, &mut datagram);
         self.outbox.push(remote, local_ip, &datagram);
+        datagram.len()
     }
 
     /// Checks a full agent that has not nominated yet, behind the answer to its check.
     ///
     /// A lite agent need not do this. But pion (go-libp2p, rust-libp2p) nominates with the next check of its peer, and
     /// without one with its next tick, 200 ms later: a fifth of a second of every dial. Nothing is kept of it, and a
-    /// lost check is not repeated: the tick comes anyway.
+    /// lost check is not repeated: the tick comes anyway. Says how many bytes it sent.
     fn check_back(
         &mut self,
         local_ip: Option<IpAddr>,
         remote: SocketAddr,
         username: &Username<'_>,
-    ) {
+    ) -> usize {
         let mut transaction_id = TransactionId::random(&mut self.rng);
         transaction_id.0[..CHECK_BACK.len()].copy_from_slice(&CHECK_BACK);
         let mut datagram = Vec::with_capacity(256);
@@ -252,6 +256,7 @@ impl Endpoint {
             &mut datagram,
         );
         self.outbox.push(remote, local_ip, &datagram);
+        datagram.len()
     }
 
     /// A peer that missed our goodbye still talks to a connection that is gone.

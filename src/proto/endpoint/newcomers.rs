@@ -148,14 +148,31 @@ impl Endpoint {
             return;
         }
         if let Some(id) = known {
-            self.with(now, id, |connection, cx| {
-                connection.end(CloseReason::Replaced, cx);
-            });
-            self.process(now);
+            self.make_way(now, id, remote);
         }
         if let Some(checked) = self.checked.take(now, remote) {
             self.begin(now, arrival, checked, proof);
         }
+    }
+
+    /// Whoever has proven that an address is its own begins anew there. A connection that lives there ends; one that
+    /// lives elsewhere loses the address and nothing else, because any check with its credentials added that.
+    fn make_way(&mut self, now: Instant, id: ConnectionId, remote: SocketAddr) {
+        if self.lives_at(id, remote) {
+            self.with(now, id, |connection, cx| {
+                connection.end(CloseReason::Replaced, cx);
+            });
+            self.process(now);
+        } else if let Some(connection) = self.connections.get_mut(&id) {
+            connection.remove_address(remote);
+            self.demux.remove_address(remote, id);
+        }
+    }
+
+    fn lives_at(&self, id: ConnectionId, remote: SocketAddr) -> bool {
+        self.connections
+            .get(&id)
+            .is_some_and(|connection| connection.remote() == remote)
     }
 
     fn may_ask(
@@ -170,7 +187,9 @@ impl Endpoint {
             Err(DropReason::NotListening)
         } else if !arrival.client_hello {
             Err(DropReason::NotClientHello)
-        } else if known.is_none() && self.connections.len() >= self.limits.max_connections {
+        } else if self.connections.len() >= self.limits.max_connections
+            && !known.is_some_and(|id| self.lives_at(id, arrival.path.remote))
+        {
             Err(DropReason::TooManyConnections)
         } else {
             Ok(())
@@ -195,14 +214,16 @@ impl Endpoint {
         let limits = &self.limits;
         let rate = (limits.max_handshakes / RATE_SHARE).max(1);
         known.is_some()
-            // It was asked before: what it says now is not the beginning of a handshake without cookies.
+            // It was asked before: what it says now is not the beginning of a handshake without cookies, nor is a
+            // ClientHello that it repeated because the demand is on its way.
+            || self.checked.was_asked(arrival.path.remote)
             || arrival.hello.is_some_and(|hello| hello.message_seq > 0)
             || (self.handshakes + 1) * 2 > limits.max_handshakes
             || (self.begun_in_subnet(arrival.path.remote) + 1) * 2 > limits.max_handshakes_per_subnet
             || self.newcomers.begun_lately(now) >= rate
     }
 
-    /// Without state, and with less than was received.
+    /// Without state but a mark at the check, and with less than was received.
     fn ask_for_proof(&mut self, now: Instant, arrival: &Arrival<'_>) {
         let Path { remote, local_ip } = arrival.path;
         let Some(hello) = arrival
@@ -212,6 +233,7 @@ impl Endpoint {
             self.counters.drop_packet(DropReason::NotClientHello);
             return;
         };
+        self.checked.ask(remote);
         let cookie = self.newcomers.cookies.make(now, remote);
         let request = hello::verify_request(&hello, &cookie);
         self.outbox.push(remote, local_ip, &request);
@@ -220,11 +242,12 @@ impl Endpoint {
 
     /// One more handshake. If there are too many, the oldest without proof makes room.
     fn find_place(&mut self, now: Instant, remote: SocketAddr) -> Result<(), DropReason> {
-        if self.handshakes >= self.limits.max_handshakes && !self.evict_unproven(now) {
-            return Err(DropReason::TooManyHandshakes);
-        }
+        // First: whoever finds no place must not cost another one its own.
         if self.begun_in_subnet(remote) >= self.limits.max_handshakes_per_subnet {
             return Err(DropReason::TooManyFromSubnet);
+        }
+        if self.handshakes >= self.limits.max_handshakes && !self.evict_unproven(now) {
+            return Err(DropReason::TooManyHandshakes);
         }
         Ok(())
     }

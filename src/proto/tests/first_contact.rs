@@ -370,6 +370,10 @@ fn a_check_that_nominates_nothing_is_checked_back() {
     assert!(matches!(request.role(), Some(IceRole::Controlled(_))));
     assert!(answer.len() + check.len() <= 2 * full_agent.len());
 
+    sim.inject(stranger(1), listener, &full_agent);
+    assert_eq!(sim.astray.len(), 1, "once, and then only answered");
+    sim.astray.clear();
+
     // What comes back is expected, and nothing was kept.
     let mut response = Vec::new();
     let id = request.transaction_id();

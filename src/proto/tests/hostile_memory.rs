@@ -48,6 +48,25 @@ fn channels_that_are_reset_before_their_open_leave_nothing() {
     assert_eq!(held.bytes, 0);
 }
 
+#[test]
+fn a_stranger_that_uses_an_id_of_ours_is_told_goodbye() {
+    let (mut sim, node, raw) = stranger();
+    let id = sim.peer(node).only();
+    sim.act_raw(raw, |raw| {
+        for number in 0..50_u16 {
+            raw.make_stream(2 * number + 1);
+            raw.send(2 * number + 1, Ppid::Binary, &[0]);
+        }
+    });
+    sim.run_for(ms(100));
+    assert_eq!(
+        sim.peer(node).closed(id),
+        Some(&CloseReason::Misbehaved(PeerMisbehaved::StreamOfOurs))
+    );
+    assert_eq!(sim.peer(node).endpoint.connections(), 0);
+    assert_eq!(sim.peer(node).dropped(DropReason::RefusedStream), 0);
+}
+
 /// A frame with one byte of payload and a field nobody knows of `pad` bytes.
 fn padded_frame(pad: usize) -> Vec<u8> {
     let varint = |value: usize| {

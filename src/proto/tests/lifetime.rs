@@ -1,5 +1,7 @@
 //! How connections end, on purpose and otherwise, and that nothing is left of them.
 
+use std::{cell::RefCell, rc::Rc};
+
 use super::{
     link::Link,
     ms,
@@ -8,7 +10,7 @@ use super::{
     secs,
     sim::{Node, Sim},
 };
-use crate::proto::{CloseReason, DialPolicy, Event, Limits, Read, Write};
+use crate::proto::{ChannelId, CloseReason, DialPolicy, Event, Limits, Read, Write};
 
 const RTT: u64 = 20;
 
@@ -62,6 +64,67 @@ fn closing_flushes_what_was_written() {
     assert_eq!(pair.closed(dialer), Some(CloseReason::Local));
     assert_eq!(pair.closed(listener), Some(CloseReason::Remote));
     pair.assert_empty();
+}
+
+/// Both ends of a stream whose writer sent data, FIN and goodbye, and what it sent, which the reader has not got yet.
+fn held_until_goodbye(data: &[u8]) -> (Pair, ChannelId, Vec<Vec<u8>>) {
+    let mut pair = Pair::new(ms(RTT));
+    let (dialer, listener) = (pair.dialer, pair.listener);
+    let (ours, theirs) = pair.stream(dialer);
+    pair.run(secs(1));
+    assert_eq!(pair.read(listener, theirs), (Vec::new(), Read::Blocked));
+    let held = Rc::new(RefCell::new(Vec::new()));
+    let (sink, to) = (Rc::clone(&held), pair.sim.address(listener.node));
+    pair.sim.set_filter(move |packet| {
+        if packet.to == to {
+            sink.borrow_mut().push(packet.contents.clone());
+        }
+        packet.to != to
+    });
+    assert_eq!(pair.write(dialer, ours, data), Write::Accepted(data.len()));
+    pair.finish(dialer, ours);
+    pair.close(dialer);
+    pair.run(secs(3));
+    assert_eq!(pair.closed(dialer), Some(CloseReason::Local));
+    (pair, theirs, held.take())
+}
+
+#[test]
+fn data_that_comes_in_one_batch_with_the_goodbye_is_read_before_the_end() {
+    let data = vec![9; 3_000];
+    let (mut pair, theirs, held) = held_until_goodbye(&data);
+    let (listener, now) = (pair.listener, pair.sim.now());
+    let from = pair.sim.address(pair.dialer.node);
+    let endpoint = &mut pair.sim.peer(listener.node).endpoint;
+    for datagram in &held {
+        endpoint.handle_datagram(now, None, from, datagram);
+    }
+    endpoint.process(now);
+    assert_eq!((endpoint.connections(), endpoint.routes()), (0, 0));
+    let mut got = Vec::new();
+    let mut end = Read::Blocked;
+    let mut closed = false;
+    while let Some((id, event)) = endpoint.poll_event() {
+        assert!(!closed, "{event:?} after the end");
+        assert_eq!(id, listener.id);
+        closed = event == Event::Closed(CloseReason::Remote);
+        if event == Event::ChannelReadable(theirs) {
+            end = loop {
+                match endpoint.read(now, id, theirs) {
+                    Read::Data(bytes) => got.extend_from_slice(&bytes),
+                    end => break end,
+                }
+            };
+        }
+        if closed {
+            // A reader that was late may still come now.
+            assert_eq!(endpoint.read(now, id, theirs), Read::Eof);
+        }
+    }
+    assert!(closed);
+    assert_eq!((got, end), (data, Read::Eof));
+    // Nothing is kept of it once the application knows.
+    assert_eq!(endpoint.read(now, listener.id, theirs), Read::Reset(None));
 }
 
 #[test]
@@ -467,8 +530,8 @@ fn a_datagram_from_a_strange_address_does_not_move_a_connection() {
     let (dialer, listener) = (pair.dialer, pair.listener);
     let (ours, theirs) = pair.stream(dialer);
     let stranger = "172.16.0.1:5".parse().unwrap();
-    let record = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
-    let copy = std::rc::Rc::clone(&record);
+    let record = Rc::new(RefCell::new(Vec::new()));
+    let copy = Rc::clone(&record);
     pair.sim.set_filter(move |packet| {
         copy.borrow_mut().push(packet.contents.clone());
         packet.contents[0] < 4
@@ -498,7 +561,7 @@ fn an_unknown_connection_or_channel_is_no_fault() {
     let (dialer, listener) = (pair.dialer, pair.listener);
     let (ours, _) = pair.stream(dialer);
     let unknown = crate::proto::ConnectionId(99);
-    let stale = crate::proto::ChannelId {
+    let stale = ChannelId {
         generation: 77,
         ..ours
     };

@@ -6,7 +6,7 @@ use super::{
     link::Link,
     ms,
     pair::Pair,
-    raw::valid_check,
+    raw::{RawPeer, valid_check},
     secs,
     sim::{Node, Sim, client_hello},
 };
@@ -480,4 +480,76 @@ fn a_dialer_that_restarted_is_back_two_round_trips_after_its_dial_however_late_i
         assert_eq!(pair.closed(listener), Some(CloseReason::Replaced));
         assert_eq!(pair.sim.peer(listener.node).endpoint.connections(), 1);
     }
+}
+
+#[test]
+fn a_newcomer_at_another_address_of_a_connection_takes_that_and_the_connection_goes_on() {
+    let mut sim = Sim::new();
+    let (listener, context) = (sim.listener(), context());
+    let raw = RawPeer::v2(sim.now(), sim.address(listener));
+    let raw = sim.add_raw(raw);
+    sim.expect("connection", secs(1), |sim| {
+        sim.raw(raw).connected && sim.peer(listener).authenticated().count() == 1
+    });
+    let id = sim.peer(listener).only();
+    let second = spread(1);
+    sim.inject(second, listener, &valid_check(""));
+    assert_eq!(sim.peer(listener).endpoint.routes(), 2 + 1);
+    assert!(begin(&mut sim, listener, &context, second), "on proof only");
+    assert_eq!(sim.peer(listener).closed(id), None);
+    let endpoint = &sim.peer(listener).endpoint;
+    assert_eq!((endpoint.connections(), endpoint.handshakes()), (2, 1));
+    assert_eq!(endpoint.routes(), 2 + 2, "an address and a name each");
+    sim.run_for(secs(40));
+    assert_eq!(sim.peer(listener).closed(id), None);
+    let endpoint = &sim.peer(listener).endpoint;
+    assert_eq!((endpoint.connections(), endpoint.routes()), (1, 1 + 1));
+}
+
+#[test]
+fn who_was_asked_for_a_cookie_is_asked_again_when_the_pressure_is_gone() {
+    let mut sim = Sim::new();
+    let limits = Limits {
+        max_handshakes: 8,
+        ..Limits::default()
+    };
+    let (listener, context) = (sim.add_peer(limits, true), context());
+    forge(&mut sim, listener, 0..2, spread);
+    let from = spread(100);
+    let mut client = Client::new(&sim, &context, from);
+    sim.inject(from, listener, &valid_check(&name(from)));
+    let hello = client.hello(&sim);
+    sim.inject(from, listener, &hello);
+    let again = client.answer(&mut sim).expect("asked for a cookie");
+    sim.run_for(secs(1));
+    // Nobody else is asked now.
+    assert!(!begin(&mut sim, listener, &context, spread(101)));
+    assert_eq!(sim.peer(listener).endpoint.handshakes(), 3);
+    // Another check and the ClientHello again, both from before the demand came.
+    sim.inject(from, listener, &valid_check(&name(from)));
+    sim.inject(from, listener, &hello);
+    assert_eq!(sim.peer(listener).endpoint.handshakes(), 3);
+    sim.inject(from, listener, &again);
+    assert_eq!(sim.peer(listener).endpoint.handshakes(), 4);
+}
+
+#[test]
+fn who_is_refused_for_its_network_takes_no_place_from_another() {
+    let mut sim = Sim::new();
+    let limits = Limits {
+        max_handshakes: 8,
+        max_handshakes_per_subnet: 6,
+        ..Limits::default()
+    };
+    let (listener, context) = (sim.add_peer(limits, true), context());
+    forge(&mut sim, listener, 0..2, spread);
+    sim.run_for(secs(1));
+    let from = |number: u16| SocketAddr::from(([10, 9, 9, 1], 100 + number));
+    for number in 0..6 {
+        begin(&mut sim, listener, &context, from(number));
+    }
+    assert_eq!(sim.peer(listener).endpoint.handshakes(), 8);
+    assert!(begin(&mut sim, listener, &context, from(6)));
+    assert_eq!(sim.peer(listener).dropped(DropReason::TooManyFromSubnet), 1);
+    assert_eq!(sim.peer(listener).endpoint.handshakes(), 8);
 }

@@ -7,6 +7,7 @@ use super::{
     ms,
     pair::{Pair, RawPair},
     pipe::Pipe,
+    raw::{RawPeer, crc32c},
     secs,
     sim::{Node, Sim},
 };
@@ -344,4 +345,41 @@ fn the_endpoint_never_gives_out_stream_zero() {
     for _ in 0..50 {
         assert_ne!(raw.sim.open(end.node, end.id).stream, 0);
     }
+}
+
+#[test]
+fn no_more_streams_are_opened_than_the_peer_takes_and_a_free_one_is_used_again() {
+    let mut sim = Sim::new();
+    sim.set_default_link(Link::rtt(ms(20)));
+    let node = sim.listener();
+    let mut raw = RawPeer::v2(sim.now(), sim.address(node));
+    // INIT and INIT ACK: eight inbound streams.
+    raw.mangle = Some(Box::new(|packet| {
+        let mut changed = packet.to_vec();
+        if matches!(packet[12], 1 | 2) {
+            changed[26..28].copy_from_slice(&8_u16.to_be_bytes());
+            changed[8..12].fill(0);
+            let sum = crc32c(&changed);
+            changed[8..12].copy_from_slice(&sum.to_le_bytes());
+        }
+        vec![changed]
+    }));
+    let raw = sim.add_raw(raw);
+    sim.expect("connection", secs(5), |sim| {
+        sim.raw(raw).connected && sim.peer(node).authenticated().count() == 1
+    });
+    let id = sim.peer(node).only();
+    let open = |sim: &mut Sim| sim.act(node, |peer, now| peer.open(now, id));
+    let channels: Vec<_> = std::iter::from_fn(|| open(&mut sim)).take(9).collect();
+    let streams: Vec<_> = channels.iter().map(|channel| channel.stream).collect();
+    assert_eq!(streams, [1, 3, 5, 7]);
+    sim.act(node, |peer, now| {
+        peer.endpoint.release(now, id, channels[1])
+    });
+    sim.expect("a free id", secs(5), |sim| {
+        sim.peer(node).conn(id).open_possible == 1
+    });
+    assert_eq!(open(&mut sim).map(|channel| channel.stream), Some(3));
+    assert_eq!(open(&mut sim), None);
+    assert_eq!(sim.peer(node).closed(id), None);
 }

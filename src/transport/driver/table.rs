@@ -253,7 +253,7 @@ impl Table {
                     .in_scope(|| tracing::debug!(%address, "the peer has a new address"));
                 entry.shared.set_address(address, wakes);
             }
-            Event::Closed(reason) => self.closed(id, reason, wakes),
+            Event::Closed(reason) => self.closed(endpoint, now, id, reason, wakes),
         }
     }
 
@@ -274,10 +274,21 @@ impl Table {
         self.socket.push_incoming(incoming, wakes);
     }
 
-    fn closed(&mut self, id: ConnectionId, reason: CloseReason, wakes: &mut Wakes) {
-        if let Some(entry) = self.connections.remove(&id) {
+    fn closed(
+        &mut self,
+        endpoint: &mut Endpoint,
+        now: Instant,
+        id: ConnectionId,
+        reason: CloseReason,
+        wakes: &mut Wakes,
+    ) {
+        if let Some(mut entry) = self.connections.remove(&id) {
             if !entry.closing {
                 self.live -= 1;
+            }
+            // What came with the goodbye, or waits in the core because the reader did: the last chance to take it.
+            for (&channel, stream) in &mut entry.streams {
+                stream.pump_read(endpoint, now, id, channel, wakes);
             }
             entry.close(reason, wakes);
         }

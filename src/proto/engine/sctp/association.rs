@@ -323,6 +323,14 @@ impl Sctp {
         event
     }
 
+    /// The highest stream that the peer takes (RFC 9260 section 3.3.2: one more is an error, for which some end the
+    /// association).
+    pub(crate) fn max_stream(&self) -> u16 {
+        self.peer
+            .as_ref()
+            .map_or(0, |peer| peer.inbound.saturating_sub(1))
+    }
+
     /// Makes an outgoing stream usable.
     pub(crate) fn open(&mut self, stream: u16) -> Result<(), StreamGone> {
         if self.streams.open(stream) {

@@ -188,6 +188,8 @@ pub(super) struct Init {
     pub(super) tag: u32,
     /// Its receive window.
     pub(super) window: u32,
+    /// So many streams of ours it takes, from 0 on.
+    pub(super) inbound: u16,
     /// Its first TSN.
     pub(super) tsn: u32,
     /// It takes packets without checksum inside DTLS.
@@ -204,6 +206,7 @@ impl Init {
         let mut init = Self {
             tag: u32_at(body, 0)?,
             window: u32_at(body, 4)?,
+            inbound,
             tsn: u32_at(body, 12)?,
             zero_checksum: false,
             cookie: Bytes::new(),
@@ -420,8 +423,9 @@ impl Writer {
         let mut body = Vec::with_capacity(64);
         body.extend_from_slice(&init.tag.to_be_bytes());
         body.extend_from_slice(&init.window.to_be_bytes());
-        // As many streams each way as there are ids (RFC 8831 section 6.2).
-        body.extend_from_slice(&[0xff; 4]);
+        // As many streams as there are ids (RFC 8831 section 6.2).
+        body.extend_from_slice(&u16::MAX.to_be_bytes());
+        body.extend_from_slice(&init.inbound.to_be_bytes());
         body.extend_from_slice(&init.tsn.to_be_bytes());
         push_parameter(
             &mut body,

@@ -57,6 +57,7 @@ impl Sctp {
         Init {
             tag: self.local_tag,
             window: self.limits.receive_window,
+            inbound: u16::MAX,
             tsn: self.first_tsn,
             zero_checksum: true,
             cookie,

@@ -151,6 +151,7 @@ pub(super) fn init(cookie: Bytes) -> Init {
     Init {
         tag: TAG,
         window: 1 << 20,
+        inbound: u16::MAX,
         tsn: FIRST,
         zero_checksum: true,
         cookie,

@@ -133,6 +133,7 @@ fn init() -> Init {
     Init {
         tag: 7,
         window: 1 << 20,
+        inbound: 300,
         tsn: 9,
         zero_checksum: true,
         cookie: Bytes::new(),

@@ -14,9 +14,6 @@ use super::credentials::{IceVersion, Username};
 /// How long a check vouches for its address: a browser sends its ClientHello within a second of an answered check.
 const LIFETIME: Duration = Duration::from_secs(30);
 
-/// Largest answer to a check: header, XOR-MAPPED-ADDRESS of IPv6, MESSAGE-INTEGRITY, FINGERPRINT.
-pub(crate) const MAX_ANSWER: usize = 20 + 24 + 24 + 8;
-
 /// The credentials of a peer, cut to what later packets need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PeerCredentials {

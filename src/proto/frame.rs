@@ -193,9 +193,9 @@ impl PartialVarint {
 /// Splits the byte stream of one channel into frames.
 ///
 /// [`push`](Self::push) one SCTP message, then call [`next_frame`](Self::next_frame) until it gives `None`. The
-/// payload of a frame that arrived within one message shares that message's memory, if it is most of it. A frame in pieces is collected in
-/// a buffer that grows with the bytes that arrive, not with those announced, and never beyond the limit. Between
-/// frames the decoder holds no memory.
+/// payload of a frame that arrived within one message shares that message's memory, if it is most of it. A frame in
+/// pieces is collected in a buffer that grows with the bytes that arrive, not with those announced, and never beyond
+/// the limit. Between frames the decoder holds no memory.
 #[derive(Debug)]
 pub(crate) struct FrameDecoder {
     /// Largest accepted body: the bytes after the prefix.

@@ -1,24 +1,9 @@
 // Chromium and the page in it, with what the scenarios need to use it like a person.
-import { accessSync, constants } from 'node:fs'
-import { delimiter, join } from 'node:path'
 import puppeteer from 'puppeteer-core'
+import { CHROMIUM_FLAGS } from '../../interop/js/lib/chromium-flags.mjs'
 
 const LIMIT_MS = 60_000
 const WAIT_MS = 30_000
-
-export function findChromium () {
-  const names = ['chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable']
-  const inPath = (process.env.PATH ?? '').split(delimiter).flatMap(folder => names.map(name => join(folder, name)))
-
-  return [process.env.CHROMIUM, ...inPath].find(path => {
-    try {
-      accessSync(path, constants.X_OK)
-      return true
-    } catch {
-      return false
-    }
-  })
-}
 
 /** With v2, Chromium refuses rewritten ICE credentials. */
 export async function startChromium ({ executable, ice }) {
@@ -29,19 +14,7 @@ export async function startChromium ({ executable, ice }) {
     timeout: LIMIT_MS,
     protocolTimeout: 2 * LIMIT_MS,
     args: [
-      '--no-sandbox',
-      '--disable-gpu',
-      '--disable-quic',
-      '--no-first-run',
-      '--disable-background-networking',
-      '--disable-component-update',
-      '--disable-sync',
-      '--disable-dev-shm-usage',
-      '--disable-background-timer-throttling',
-      '--disable-renderer-backgrounding',
-      '--disable-backgrounding-occluded-windows',
-      '--disable-features=WebRtcHideLocalIpsWithMdns',
-      '--allow-loopback-in-peer-connection',
+      ...CHROMIUM_FLAGS,
       `--force-fieldtrials=WebRTC-NoSdpMangleUfrag/${ice === 'v2' ? 'Enabled' : 'Disabled'}/`
     ]
   })

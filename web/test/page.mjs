@@ -12,7 +12,8 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { build } from 'esbuild'
-import { closeBrowser, findChromium, openPage, startChromium } from './chromium.mjs'
+import { findBrowser } from '../../interop/js/lib/tools.mjs'
+import { closeBrowser, openPage, startChromium } from './chromium.mjs'
 import { startTcpProxy, startUdpProxy } from './proxies.mjs'
 import { SCENARIOS } from './scenarios.mjs'
 
@@ -22,7 +23,7 @@ const pictures = path('../../target/web')
 const START_LIMIT_MS = 30_000
 const SCENARIO_LIMIT_MS = 120_000
 
-const executable = findChromium()
+const executable = findBrowser('chromium')
 
 if (executable == null) {
   console.log('SKIPPED: Chromium is not installed; set CHROMIUM to its path')

@@ -3,6 +3,7 @@
 // and `stop()`.
 import { execFileSync } from 'node:child_process'
 import puppeteer from 'puppeteer-core'
+import { CHROMIUM_FLAGS } from './chromium-flags.mjs'
 import { Tail } from './tail.mjs'
 
 const LAUNCH_LIMIT_MS = 60_000
@@ -16,19 +17,7 @@ export async function startChromium ({ executable, origin, ice, trial }) {
     browser: 'chrome',
     executablePath: executable,
     args: [
-      '--no-sandbox',
-      '--disable-gpu',
-      '--disable-quic',
-      '--no-first-run',
-      '--disable-background-networking',
-      '--disable-component-update',
-      '--disable-sync',
-      '--disable-dev-shm-usage',
-      '--disable-background-timer-throttling',
-      '--disable-renderer-backgrounding',
-      '--disable-backgrounding-occluded-windows',
-      '--disable-features=WebRtcHideLocalIpsWithMdns',
-      '--allow-loopback-in-peer-connection',
+      ...CHROMIUM_FLAGS,
       ...(trial != null ? [`--force-fieldtrials=${trial}/`] : [])
     ]
   }, `${origin}/?ice=${ice}`)

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Connection, Context, Limits};
-use crate::proto::{contact::MAX_ANSWER, event::Event, stun::BindingRequest};
+use crate::proto::{event::Event, stun::BindingRequest};
 
 /// How long an address without checks is kept: as long as consent lasts (RFC 7675 section 5.1).
 const ADDRESS_LIFETIME: Duration = Duration::from_secs(30);
@@ -43,12 +43,14 @@ impl Connection {
         }
     }
 
-    /// A check from the peer, whose integrity the endpoint verified against our half.
+    /// A check from the peer, whose integrity the endpoint verified against our half, and which it answered. How many
+    /// bytes both had counts towards what an unproven address gets.
     pub(crate) fn handle_request(
         &mut self,
         remote: SocketAddr,
         request: &BindingRequest<'_>,
-        len: usize,
+        received: usize,
+        sent: usize,
         cx: &Context<'_>,
     ) {
         self.last_received = cx.now;
@@ -59,8 +61,8 @@ impl Connection {
         {
             // What another address sends earns this one nothing.
             if remote == self.remote {
-                unproven.receive(len);
-                unproven.send(MAX_ANSWER);
+                unproven.receive(received);
+                unproven.send(sent);
             }
         }
         if remote == self.remote {

@@ -204,12 +204,12 @@ impl Endpoint {
                 }
             },
         }
-        self.answer(local_ip, remote, request, &key);
+        let sent = self.answer(local_ip, remote, request, &key);
         let cx = context!(self, now);
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
-        connection.handle_request(remote, request, len, &cx);
+        connection.handle_request(remote, request, len, sent, &cx);
         if connection.remote() == remote {
             connection.set_local_ip(local_ip);
         }

@@ -10,14 +10,14 @@ mod goodbye;
 use std::{
     collections::VecDeque,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use dimpl::{
     NamedGroup, SecurityError,
-    crypto::{CryptoProvider, Dtls12CipherSuite, aws_lc_rs},
+    crypto::{CryptoProvider, Dtls12CipherSuite, SupportedDtls12CipherSuite, aws_lc_rs},
 };
 
 use crate::proto::{
@@ -113,16 +113,23 @@ impl DtlsContext {
 /// The cryptography of all sessions, with ChaCha20-Poly1305 first: the server takes the first of the client's list that
 /// it knows. AES-GCM is kept for peers that have nothing else (webrtc-rs).
 fn provider() -> CryptoProvider {
+    static SUITES: OnceLock<&'static [&'static dyn SupportedDtls12CipherSuite]> = OnceLock::new();
     let mut provider = aws_lc_rs::default_provider();
     provider.hmac_provider = &cookie::HMAC;
-    provider.cipher_suites = goodbye::suites(
-        provider.cipher_suites,
-        &[
+    provider.cipher_suites = SUITES.get_or_init(|| {
+        let wanted = [
             Dtls12CipherSuite::ECDHE_ECDSA_CHACHA20_POLY1305_SHA256,
             Dtls12CipherSuite::ECDHE_ECDSA_AES128_GCM_SHA256,
             Dtls12CipherSuite::ECDHE_ECDSA_AES256_GCM_SHA384,
-        ],
-    );
+        ];
+        let find = |wanted| {
+            let mut known = provider.cipher_suites.iter().copied();
+            known.find(|suite| suite.suite() == wanted)
+        };
+        let suites = wanted.into_iter().filter_map(find).map(goodbye::aloud);
+        // Once per process: the engine wants the list for ever.
+        Box::leak(suites.collect())
+    });
     provider
 }
 

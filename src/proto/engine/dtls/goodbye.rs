@@ -4,10 +4,8 @@
 //! js-libp2p looks at, waits for ICE to miss its consent checks, five to ten seconds later. A fatal alert makes it
 //! `failed` at once (measured: 5 ms in Firefox, 7 ms in Chromium). go-libp2p and libdatachannel treat both alike.
 //!
-//! `dimpl` can say close_notify only, but it leaves the encryption of records to its provider. [`suites`] wraps that:
+//! `dimpl` can say close_notify only, but it leaves the encryption of records to its provider. [`aloud`] wraps that:
 //! an alert close_notify (RFC 5246 section 7.2.1) is encrypted as a fatal user_canceled. Everything else passes through.
-
-use std::sync::OnceLock;
 
 use dimpl::{
     CryptoError, HashAlgorithm,
@@ -23,21 +21,12 @@ const WARNING_CLOSE_NOTIFY: [u8; 2] = [1, 0];
 pub(super) const USER_CANCELED: u8 = 90;
 const FATAL_USER_CANCELED: [u8; 2] = [2, USER_CANCELED];
 
-/// The wanted ones of these cipher suites, in this order, wrapped.
-pub(super) fn suites(
-    known: &[&'static dyn SupportedDtls12CipherSuite],
-    wanted: &[Dtls12CipherSuite],
-) -> &'static [&'static dyn SupportedDtls12CipherSuite] {
-    static SUITES: OnceLock<&'static [&'static dyn SupportedDtls12CipherSuite]> = OnceLock::new();
-    SUITES.get_or_init(|| {
-        let wrap = |wanted: &Dtls12CipherSuite| {
-            let suite = known.iter().find(|suite| suite.suite() == *wanted)?;
-            // Once per process: the engine wants them for ever.
-            let suite: &'static dyn SupportedDtls12CipherSuite = Box::leak(Box::new(Suite(*suite)));
-            Some(suite)
-        };
-        Box::leak(wanted.iter().filter_map(wrap).collect())
-    })
+/// This cipher suite with ciphers that say goodbye aloud. Lives for ever, as the engine wants it: not to be called for
+/// each session.
+pub(super) fn aloud(
+    suite: &'static dyn SupportedDtls12CipherSuite,
+) -> &'static dyn SupportedDtls12CipherSuite {
+    Box::leak(Box::new(Suite(suite)))
 }
 
 /// A cipher suite whose ciphers say goodbye aloud.

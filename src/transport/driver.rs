@@ -447,11 +447,12 @@ impl Driver {
         for rtt in self.table.take_rtts() {
             self.recorder.record_rtt(rtt);
         }
-        if !self.recorder.is_enabled() {
-            return;
-        }
+        // Taken in any case: they would be kept.
         while let Some(phase) = self.endpoint.poll_phase() {
             self.recorder.record_phase(&phase);
+        }
+        if !self.recorder.is_enabled() {
+            return;
         }
         let (connections, handshakes) = (self.endpoint.connections(), self.endpoint.handshakes());
         self.recorder

@@ -650,3 +650,38 @@ async fn a_thousand_streams_at_once_share_a_connection() {
     }
     within(echoing).await.unwrap();
 }
+
+/// A driver that nobody runs.
+fn driver() -> Driver {
+    let certificate = Certificate::generate();
+    let identity = Identity {
+        certificate_der: certificate.certificate_der().to_vec(),
+        private_key_der: certificate.private_key_der().to_vec(),
+    };
+    let limits = config::Limits::default().to_proto();
+    let endpoint = Endpoint::new(limits, identity, true, rand::random()).unwrap();
+    let socket = Socket::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let shared = SocketShared::new(socket.local_addr(), StreamLimits::default());
+    Driver::new(socket, endpoint, shared, None)
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+#[tokio::test]
+async fn without_metrics_nothing_is_kept_for_them() {
+    let (mut driver, now) = (driver(), now());
+    let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+    driver.endpoint.dial(
+        now,
+        Dial {
+            remote,
+            policy: DialPolicy::V1,
+            fingerprints: Vec::new(),
+        },
+    );
+    driver.endpoint.handle_unreachable(now, remote);
+    driver.record();
+    assert_eq!(driver.endpoint.poll_phase(), None);
+}

@@ -474,9 +474,11 @@ impl Driver {
 
     /// Sets the timer for the next deadline.
     fn park(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
+        // While the system takes nothing, nothing is received, pause or not.
+        let receive_after = self.receive_after.filter(|_| self.unsent.is_none());
         let deadline = [
             self.endpoint.poll_timeout().map(|(at, _)| at),
-            self.receive_after,
+            receive_after,
             self.drain_until,
         ]
         .into_iter()

@@ -685,3 +685,18 @@ async fn without_metrics_nothing_is_kept_for_them() {
     driver.record();
     assert_eq!(driver.endpoint.poll_phase(), None);
 }
+
+#[tokio::test]
+async fn a_pause_in_receiving_that_is_over_does_not_keep_a_blocked_driver_busy() {
+    let (mut driver, now) = (driver(), now());
+    driver.receive_after = Some(now);
+    let transmit = Transmit {
+        destination: driver.socket.local_addr(),
+        source_ip: None,
+        segment_size: None,
+        contents: vec![0],
+    };
+    driver.unsent = Some((transmit, 0));
+    let mut cx = Context::from_waker(futures::task::noop_waker_ref());
+    assert_eq!(driver.park(&mut cx, now), Turn::Idle);
+}

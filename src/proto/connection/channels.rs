@@ -497,20 +497,17 @@ impl Connection {
         let Some(channel) = self.channels.remove(&stream) else {
             return;
         };
-        self.free_stream_id(stream);
+        if self.is_ours(stream) {
+            self.free_streams.push_back(stream);
+        }
+        // A stream of the peer makes room as well: the limit is one for both sides.
+        if std::mem::take(&mut self.open_refused) {
+            self.push_event(Event::OpenPossible);
+        }
         if channel.released {
             self.forget(&channel, cx);
         } else {
             self.detached.insert(channel.id, channel);
-        }
-    }
-
-    fn free_stream_id(&mut self, stream: u16) {
-        if self.is_ours(stream) {
-            self.free_streams.push_back(stream);
-            if std::mem::take(&mut self.open_refused) {
-                self.push_event(Event::OpenPossible);
-            }
         }
     }
 

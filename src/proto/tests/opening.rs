@@ -52,6 +52,27 @@ fn streams_beyond_the_limit_have_to_wait_and_are_told_when() {
 }
 
 #[test]
+fn the_end_of_a_stream_of_the_peer_makes_room_for_one_of_ours() {
+    let limits = Limits {
+        max_streams: 2,
+        ..Limits::default()
+    };
+    let mut pair = Pair::with(Limits::default(), limits, super::link::Link::rtt(ms(20)));
+    let [dialer, listener] = pair.ends();
+    let streams = [pair.stream(dialer), pair.stream(dialer)];
+    let refused = pair
+        .sim
+        .act(listener.node, |peer, now| peer.open(now, listener.id));
+    assert_eq!(refused, None);
+    let (theirs, ours) = streams[0];
+    pair.release(dialer, theirs);
+    pair.release(listener, ours);
+    pair.run(secs(3));
+    assert_eq!(pair.conn(listener).open_possible, 1);
+    assert_eq!(pair.open(listener).stream, 1);
+}
+
+#[test]
 fn streams_that_nobody_takes_are_refused_after_256() {
     let mut pair = Pair::new(ms(20));
     let (dialer, listener) = (pair.dialer, pair.listener);

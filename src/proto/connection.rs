@@ -13,6 +13,7 @@ mod transfer;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    mem,
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -117,6 +118,8 @@ pub(crate) struct Connection {
     buffered: usize,
     /// The part of it that came before the OPEN of its channel.
     early_buffered: usize,
+    /// Channels that were counted as opened and not as closed yet.
+    counted_open: u64,
     writers: VecDeque<u16>,
     channel_timers: BTreeSet<(Instant, u16)>,
     stall_check: Option<Instant>,
@@ -228,6 +231,7 @@ impl Connection {
             full: BTreeSet::new(),
             buffered: 0,
             early_buffered: 0,
+            counted_open: 0,
             writers: VecDeque::new(),
             channel_timers: BTreeSet::new(),
             stall_check: None,
@@ -302,7 +306,7 @@ impl Connection {
 
     /// The datagrams that told the peer so, one behind the other; empty if none were sent.
     pub(crate) fn take_goodbye(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.goodbye)
+        mem::take(&mut self.goodbye)
     }
 
     /// The next event.
@@ -419,6 +423,7 @@ impl Connection {
         }
         self.events.push_back(Event::Closed(reason.clone()));
         self.ended = Some(reason);
+        cx.counters.channels_closed += mem::take(&mut self.counted_open);
     }
 
     fn end_failed(&mut self, text: String, cx: &mut Context<'_>) {

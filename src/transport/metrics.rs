@@ -25,7 +25,7 @@ use crate::proto::{Counters, DropReason, HandshakePhase, Phase, Side};
 /// | --- | --- | --- | --- |
 /// | `libp2p_rtc_connections` | gauge | | connections, those being set up included |
 /// | `libp2p_rtc_handshakes` | gauge | | inbound connections being set up |
-/// | `libp2p_rtc_streams` | gauge | | open streams, and one per connection for the handshake |
+/// | `libp2p_rtc_streams` | gauge | | open streams, without that of the handshake |
 /// | `libp2p_rtc_handshake_phase_duration_seconds` | histogram, seconds | `side`: `dialer`, `listener`; `phase`: `ice` (dialers only), `dtls`, `sctp`, `noise`; `outcome`: `ok`, `failed` | each phase of a set-up |
 /// | `libp2p_rtc_rtt_seconds` | histogram, seconds | | smoothed round-trip times: of each connection with traffic on its streams one sample, and another at most every 5 s |
 /// | `libp2p_rtc_traffic_bytes_total` | counter, bytes | `direction`: `in`, `out` | UDP payload |

@@ -66,7 +66,7 @@ impl Connection {
         self.send_message(stream, Ppid::Dcep, &open.freeze());
         self.channels
             .insert(stream, Channel::open(id, cx.limits.max_receive_frame_size));
-        cx.counters.channels_opened += 1;
+        self.count_opened(cx);
         Some(id)
     }
 
@@ -235,7 +235,7 @@ impl Connection {
         self.recharge(before, after);
         self.set_channel_timer(stream, None);
         self.unaccepted += 1;
-        cx.counters.channels_opened += 1;
+        self.count_opened(cx);
         let mut ack = BytesMut::new();
         dcep::encode_ack(&mut ack);
         self.send_message(stream, Ppid::Dcep, &ack.freeze());
@@ -511,6 +511,14 @@ impl Connection {
         }
     }
 
+    /// What is read after the end opens nothing any more.
+    fn count_opened(&mut self, cx: &mut Context<'_>) {
+        if self.ended.is_none() {
+            self.counted_open += 1;
+            cx.counters.channels_opened += 1;
+        }
+    }
+
     fn forget(&mut self, channel: &Channel, cx: &mut Context<'_>) {
         self.recharge(channel.charge(), Charge::default());
         self.unaccepted = self
@@ -518,7 +526,10 @@ impl Connection {
             .saturating_sub(usize::from(channel.unaccepted));
         // One that was refused never counted as open.
         if channel.announced {
-            cx.counters.channels_closed += 1;
+            if channel.id != ChannelId::HANDSHAKE && self.counted_open > 0 {
+                self.counted_open -= 1;
+                cx.counters.channels_closed += 1;
+            }
             self.push_event(Event::ChannelClosed(channel.id));
         }
     }

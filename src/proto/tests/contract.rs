@@ -2,7 +2,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{link::Link, ms, pair::Pair, peer::Accept, raw::valid_check, secs, sim::Sim};
+use super::{
+    link::Link,
+    ms,
+    pair::{End, Pair},
+    peer::Accept,
+    raw::valid_check,
+    secs,
+    sim::Sim,
+};
 use crate::proto::{CloseReason, DialPolicy, Phase, Side, Write};
 
 const RTT: u64 = 20;
@@ -209,4 +217,22 @@ fn dropping_an_inbound_stream_that_was_never_taken_refuses_it() {
     pair.release(dialer, ours);
     pair.run(secs(1));
     assert!(pair.is_gone(dialer, ours) && pair.is_gone(listener, theirs));
+}
+
+#[test]
+fn the_streams_of_a_connection_that_ended_are_not_counted_as_open() {
+    let mut pair = Pair::new(ms(20));
+    let [dialer, listener] = pair.ends();
+    for from in [dialer, dialer, listener] {
+        pair.stream(from);
+    }
+    let open = |pair: &mut Pair, end: End| {
+        let counters = pair.sim.peer(end.node).counters();
+        counters.channels_opened - counters.channels_closed
+    };
+    assert_eq!([dialer, listener].map(|end| open(&mut pair, end)), [3, 3]);
+    pair.sim
+        .act(dialer.node, |peer, now| peer.endpoint.close(now, dialer.id));
+    pair.run(secs(1));
+    assert_eq!([dialer, listener].map(|end| open(&mut pair, end)), [0, 0]);
 }

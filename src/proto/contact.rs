@@ -147,11 +147,17 @@ impl CheckedAddresses {
         checked.vouches(now).then_some(checked)
     }
 
+    /// The USERNAME with which an address passed a check lately.
+    pub(crate) fn username(&self, now: Instant, remote: SocketAddr) -> Option<&str> {
+        let checked = self.entries.get(&remote)?;
+        checked
+            .vouches(now)
+            .then_some(&*checked.credentials.username)
+    }
+
     /// Whether an address passed a check lately.
     pub(crate) fn contains(&self, now: Instant, remote: SocketAddr) -> bool {
-        self.entries
-            .get(&remote)
-            .is_some_and(|checked| checked.vouches(now))
+        self.username(now, remote).is_some()
     }
 
     fn expire(&mut self, now: Instant) {

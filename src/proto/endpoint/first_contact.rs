@@ -159,7 +159,7 @@ impl Endpoint {
         true
     }
 
-    fn owns_username(&self, id: ConnectionId, text: &str) -> bool {
+    pub(super) fn owns_username(&self, id: ConnectionId, text: &str) -> bool {
         self.connections
             .get(&id)
             .and_then(|connection| connection.peer_credentials())
@@ -176,11 +176,10 @@ impl Endpoint {
         len: usize,
         id: ConnectionId,
     ) {
-        let Some(connection) = self.connections.get_mut(&id) else {
-            return;
-        };
-        let Some(key) = connection
-            .peer_credentials()
+        let Some(key) = self
+            .connections
+            .get(&id)
+            .and_then(|connection| connection.peer_credentials())
             .map(|credentials| credentials.server_ufrag().as_bytes().to_vec())
         else {
             return;
@@ -191,18 +190,11 @@ impl Endpoint {
                 return;
             }
             Some(_) => {}
-            None => match connection.add_address(now, remote, &self.limits) {
-                Ok(left) => {
-                    if let Some(left) = left {
-                        self.demux.remove_address(left, id);
-                    }
-                    self.demux.insert_address(remote, id);
-                }
-                Err(TooManyAddresses) => {
-                    self.counters.drop_packet(DropReason::TooManyAddresses);
+            None => {
+                if !self.add_address(now, remote, id) {
                     return;
                 }
-            },
+            }
         }
         let sent = self.answer(local_ip, remote, request, &key);
         let cx = context!(self, now);
@@ -214,6 +206,31 @@ impl Endpoint {
             connection.set_local_ip(local_ip);
         }
         self.touch(id);
+    }
+
+    /// Routes one more address to a connection. False: it has as many as it may.
+    pub(super) fn add_address(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        id: ConnectionId,
+    ) -> bool {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return false;
+        };
+        match connection.add_address(now, remote, &self.limits) {
+            Ok(left) => {
+                if let Some(left) = left {
+                    self.demux.remove_address(left, id);
+                }
+                self.demux.insert_address(remote, id);
+                true
+            }
+            Err(TooManyAddresses) => {
+                self.counters.drop_packet(DropReason::TooManyAddresses);
+                false
+            }
+        }
     }
 
     /// Says how many bytes it sent.

@@ -93,8 +93,28 @@ impl Endpoint {
         };
         match self.demux.by_address(remote) {
             Some(id) if !self.is_newcomer(now, id, &arrival) => self.pass_on(now, id, &arrival),
-            known => self.admit(now, known, &arrival),
+            Some(id) => self.admit(now, Some(id), &arrival),
+            None => match self.other_address(now, &arrival) {
+                Some(id) => self.pass_on(now, id, &arrival),
+                None => self.admit(now, None, &arrival),
+            },
         }
+    }
+
+    /// The connection that has this address from now on: its peer checked from there before the connection began. A
+    /// browser with two networks checks on both, and may go on with the other one at any moment.
+    fn other_address(&mut self, now: Instant, arrival: &Arrival<'_>) -> Option<ConnectionId> {
+        let remote = arrival.path.remote;
+        let username = self.checked.username(now, remote)?;
+        let id = self
+            .demux
+            .by_username(username, remote)
+            .filter(|&id| self.owns_username(id, username))?;
+        let is_its_own = self.connections.get(&id).is_some_and(|connection| {
+            let hello = arrival.hello.as_ref();
+            hello.is_none_or(|hello| connection.began_with(&hello.random))
+        });
+        (is_its_own && self.add_address(now, remote, id)).then_some(id)
     }
 
     /// Whether somebody at the address of a connection begins another one: a ClientHello with another random, behind a

@@ -414,10 +414,9 @@ fn a_flood_of_valid_checks_is_answered_and_keeps_a_table_of_fixed_size() {
     );
     assert_eq!(peer.endpoint.poll_timeout(), None);
     // What is kept shows in whose ClientHello is taken: the last ones', nobody else's.
-    let hello = client_hello();
     let begins = |sim: &mut Sim, number: u32| {
         let before = sim.peer(listener).endpoint.connections();
-        sim.inject(stranger(number), listener, &hello);
+        sim.inject(stranger(number), listener, &client_hello());
         sim.peer(listener).endpoint.connections() > before
     };
     let kept = u32::try_from(kept).unwrap();

@@ -92,6 +92,26 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Takes everything that was sent astray for its own, and gives what it answers.
+    fn converse(&mut self, sim: &mut Sim) -> Vec<Vec<u8>> {
+        let path = self.path();
+        for packet in std::mem::take(&mut sim.astray) {
+            if packet.contents[0] >= 20 {
+                self.dtls
+                    .handle_datagram(sim.now(), &packet.contents, path, &mut self.outbox)
+                    .unwrap();
+            }
+        }
+        let mut answers = Vec::new();
+        while let Some(transmit) = self.outbox.pop() {
+            let size = transmit.segment_size.unwrap_or(transmit.contents.len());
+            answers.extend(transmit.contents.chunks(size).map(<[u8]>::to_vec));
+        }
+        answers
+    }
+}
+
 /// Credentials of its own for each address.
 fn name(from: SocketAddr) -> String {
     from.to_string()
@@ -552,4 +572,45 @@ fn who_is_refused_for_its_network_takes_no_place_from_another() {
     assert!(begin(&mut sim, listener, &context, from(6)));
     assert_eq!(sim.peer(listener).dropped(DropReason::TooManyFromSubnet), 1);
     assert_eq!(sim.peer(listener).endpoint.handshakes(), 8);
+}
+
+#[test]
+fn a_client_of_two_addresses_makes_one_connection_whichever_it_speaks_from() {
+    for repeated in [false, true] {
+        let (mut sim, context) = (Sim::new(), context());
+        let listener = sim.listener();
+        let [first, second] = [spread(1), spread(2)];
+        for from in [first, second] {
+            sim.inject(from, listener, &valid_check(""));
+        }
+        let mut client = Client::new(&sim, &context, first);
+        let hello = client.hello(&sim);
+        sim.inject(first, listener, &hello);
+        if repeated {
+            sim.inject(second, listener, &hello);
+            let endpoint = &sim.peer(listener).endpoint;
+            assert_eq!((endpoint.connections(), endpoint.routes()), (1, 2 + 1));
+        }
+        for datagram in client.converse(&mut sim) {
+            sim.inject(second, listener, &datagram);
+        }
+        assert_eq!(sim.peer(listener).connections.len(), 1, "DTLS is done");
+        let endpoint = &sim.peer(listener).endpoint;
+        assert_eq!((endpoint.connections(), endpoint.routes()), (1, 2 + 1));
+    }
+}
+
+#[test]
+fn another_client_with_the_credentials_of_a_connection_does_not_become_a_part_of_it() {
+    let (mut sim, context) = (Sim::new(), context());
+    let listener = sim.listener();
+    let [first, second] = [spread(1), spread(2)];
+    for from in [first, second] {
+        sim.inject(from, listener, &valid_check(""));
+    }
+    for from in [first, second] {
+        let hello = Client::new(&sim, &context, from).hello(&sim);
+        sim.inject(from, listener, &hello);
+    }
+    assert_eq!(sim.peer(listener).endpoint.connections(), 2);
 }

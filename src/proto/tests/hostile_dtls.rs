@@ -86,3 +86,54 @@ fn fragments_from_the_future_do_not_stay_in_the_way_of_data() {
     }
     assert_eq!(pair.sim.peer(dialer).closed(id), None);
 }
+
+/// A record that was never protected.
+fn record(kind: u8, epoch: u8, number: u8, body: &[u8]) -> Vec<u8> {
+    let mut record = vec![kind, 0xfe, 0xfd, 0, epoch, 0, 0, 0, 0, 0, number];
+    record.extend(u16::try_from(body.len()).unwrap().to_be_bytes());
+    record.extend(body);
+    record
+}
+
+#[test]
+fn no_forged_record_ends_a_connection_in_either_role() {
+    let mut pair = Pair::new(ms(10));
+    let (ours, theirs) = pair.stream(pair.dialer);
+    let mut forged = Vec::new();
+    for epoch in 0..3 {
+        for number in [0, 1, 5, 200] {
+            for kind in 19..28 {
+                for len in [0, 1, 2, 40] {
+                    forged.push(record(kind, epoch, number, &vec![2; len]));
+                }
+            }
+            for level in [1, 2] {
+                for description in [0, 10, 40, 90] {
+                    forged.push(record(21, epoch, number, &[level, description]));
+                }
+            }
+            for message in 0..25 {
+                for seq in 0..8 {
+                    let header = [message, 0, 0, 30, 0, seq, 0, 0, 0, 0, 0, 30];
+                    forged.push(record(22, epoch, number, &[&header[..], &[0; 30]].concat()));
+                }
+            }
+        }
+    }
+    let ends = pair.ends();
+    for to in ends {
+        let from = pair.sim.address(pair.other(to).node);
+        for datagram in &forged {
+            pair.sim.inject(from, to.node, datagram);
+        }
+        // Several in one datagram are another path.
+        for some in forged.chunks(7) {
+            pair.sim.inject(from, to.node, &some.concat());
+        }
+        pair.run(ms(100));
+    }
+    assert_eq!(ends.map(|end| pair.closed(end)), [None, None]);
+    pair.write(pair.dialer, ours, b"alive");
+    pair.run(ms(50));
+    assert_eq!(pair.read(pair.listener, theirs).0, b"alive");
+}

@@ -163,7 +163,12 @@ impl Endpoint {
             self.ask_for_proof(now, arrival);
             return;
         }
-        if let Err(reason) = self.find_place(now, remote) {
+        // Whoever began here before gives its place to this one.
+        let has_place = known
+            .filter(|&id| self.lives_at(id, remote))
+            .and_then(|id| self.connections.get(&id))
+            .is_some_and(|old| old.side() == Side::Listener && old.is_handshaking());
+        if !has_place && let Err(reason) = self.find_place(now, remote) {
             self.counters.drop_packet(reason);
             return;
         }

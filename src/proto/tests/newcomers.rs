@@ -614,3 +614,28 @@ fn another_client_with_the_credentials_of_a_connection_does_not_become_a_part_of
     }
     assert_eq!(sim.peer(listener).endpoint.connections(), 2);
 }
+
+#[test]
+fn who_starts_again_in_the_middle_of_a_set_up_takes_its_own_place_though_all_are_taken() {
+    let mut sim = Sim::new();
+    let limits = Limits {
+        max_handshakes: 1,
+        ..Limits::default()
+    };
+    let (listener, context) = (sim.add_peer(limits, true), context());
+    let from = spread(1);
+    assert!(begin(&mut sim, listener, &context, from));
+    let mut again = Client::new(&sim, &context, from);
+    sim.inject(from, listener, &valid_check("again"));
+    let hello = again.hello(&sim);
+    sim.inject(from, listener, &hello);
+    let proof = again.answer(&mut sim).expect("it is asked");
+    sim.inject(from, listener, &proof);
+    assert_eq!(sim.peer(listener).dropped(DropReason::TooManyHandshakes), 0);
+    for datagram in again.converse(&mut sim) {
+        sim.inject(from, listener, &datagram);
+    }
+    assert_eq!(sim.peer(listener).connections.len(), 1, "DTLS is done");
+    let endpoint = &sim.peer(listener).endpoint;
+    assert_eq!((endpoint.connections(), endpoint.routes()), (1, 2));
+}

@@ -213,6 +213,47 @@ async fn dropping_an_unfinished_stream_resets_the_other_side() {
     }
 }
 
+/// libp2p-kad answers a request, reads the end behind it and drops the stream; so muxers like yamux close it then.
+#[tokio::test]
+async fn dropping_a_stream_that_the_peer_has_ended_closes_it() {
+    for mut ends in Ends::both_ways().await {
+        for len in [0, 1, LARGE] {
+            let (mut near, mut far) = ends.stream().await;
+            send(&mut near, b"question").await;
+            soon(near.close()).await.unwrap();
+            let answer = async {
+                rest(&mut far).await.1.unwrap();
+                send(&mut far, &pattern(len)).await;
+                drop(far);
+            };
+            let ((), (got, end)) = soon(join(answer, rest(&mut near))).await;
+            assert_eq!(end.unwrap(), len);
+            assert!(got == pattern(len));
+        }
+    }
+}
+
+#[tokio::test]
+async fn dropping_an_ended_stream_with_something_unflushed_or_unread_resets_it() {
+    for mut ends in Ends::both_ways().await {
+        for read in [true, false] {
+            let (mut near, mut far) = ends.stream().await;
+            send(&mut near, b"question").await;
+            soon(near.close()).await.unwrap();
+            if read {
+                rest(&mut far).await.1.unwrap();
+                // More than the connection takes before the stream is gone.
+                soon(far.write_all(&pattern(LARGE))).await.unwrap();
+            } else {
+                assert_eq!(receive(&mut far, 5).await, b"quest");
+            }
+            drop(far);
+            let end = rest(&mut near).await.1;
+            assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        }
+    }
+}
+
 #[tokio::test]
 async fn dropping_a_closed_stream_leaves_its_bytes_and_their_end() {
     for mut ends in Ends::both_ways().await {

@@ -19,7 +19,8 @@ use super::shared::StreamShared;
 /// * Writing copies into a bounded buffer. `flush` waits until SCTP has taken everything, `close` until the end of the
 ///   stream was handed over too; neither waits for the peer to acknowledge. Closing again is fine.
 /// * Reading at the end of the stream yields zero bytes, as often as it is asked.
-/// * Dropping a stream that was not closed resets it: the peer sees an error, not an end.
+/// * Dropping a stream that was not closed resets it: the peer sees an error, not an end. Unless the peer's end was reached,
+///   everything it sent was read and everything written is flushed: then nothing is cut off, and the stream is closed.
 ///
 /// A stream that is not read holds up the others of its connection when its share of the receive window is used up:
 /// SCTP has one window for all of them. Read, or drop the stream.

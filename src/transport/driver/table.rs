@@ -186,6 +186,9 @@ impl Table {
         }
         if asks.release {
             entry.remove_stream(channel);
+            if asks.finish {
+                endpoint.finish(now, id, channel);
+            }
             endpoint.release(now, id, channel);
             return;
         }

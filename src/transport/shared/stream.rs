@@ -51,6 +51,8 @@ pub(crate) struct StreamAsks {
     pub(crate) stop: bool,
     /// Abandon both directions.
     pub(crate) reset: bool,
+    /// The handle is about to go and leaves nothing open but its direction, which is to be closed.
+    pub(crate) finish: bool,
     /// The handle is gone.
     pub(crate) release: bool,
     /// The handle is gone, and what comes is to be discarded without a word to the peer.
@@ -150,6 +152,14 @@ impl StreamState {
     /// Everything written is in the core.
     fn is_flushed(&self) -> bool {
         self.tx.is_empty() && self.in_driver == 0
+    }
+
+    /// Both sides have said everything, but for the end of ours.
+    fn lacks_only_fin(&self) -> bool {
+        self.read_end == ReadEnd::Eof
+            && self.rx.is_empty()
+            && self.is_flushed()
+            && matches!(self.write_end, WriteEnd::Open | WriteEnd::Closing)
     }
 
     /// Wakes the writer if what it waits for has come.
@@ -377,10 +387,12 @@ impl StreamShared {
         self.ask(|_| ());
     }
 
-    /// The handle is gone.
+    /// The handle is gone. An answer that is flushed must arrive, and yamux and QUIC see to that: libp2p-kad reads the end
+    /// of a request behind its answer and drops the stream.
     pub(crate) fn release(&self) {
         let (dropped, queue) = {
             let mut state = lock(&self.state);
+            state.asks.finish = state.lacks_only_fin();
             state.asks.release = true;
             state.read_end = ReadEnd::Stopped;
             state.tx = Vec::new();

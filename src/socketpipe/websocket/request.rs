@@ -45,6 +45,8 @@ struct Path {
     client: IpAddr,
     /// Nobody between could read or change it.
     private: bool,
+    /// It came by TLS, to us or to a proxy.
+    tls: bool,
 }
 
 /// Looks at the head of a request.
@@ -83,7 +85,7 @@ fn decide<B>(
             "terminals are offered over TLS only: use wss://",
         ));
     }
-    check_origin(config, headers)?;
+    check_origin(config, path.tls, headers)?;
     if !config.limiter.admit(path.client) {
         return Err(Refusal(
             StatusCode::TOO_MANY_REQUESTS,
@@ -104,9 +106,11 @@ fn path(config: &WebSocketConfig, sender: Sender, headers: &HeaderMap) -> Result
         let client =
             last_of(headers, "x-forwarded-for").and_then(|text| IpAddr::from_str(text).ok());
         let proto = last_of(headers, "x-forwarded-proto");
+        let https = proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
         return Ok(Path {
             client: client.unwrap_or(sender.address),
-            private: proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https")),
+            private: https,
+            tls: https || sender.tls,
         });
     }
     let forwarded = ["forwarded", "x-forwarded-for", "x-forwarded-proto"];
@@ -119,6 +123,7 @@ fn path(config: &WebSocketConfig, sender: Sender, headers: &HeaderMap) -> Result
     Ok(Path {
         client: sender.address,
         private: sender.tls || sender.local,
+        tls: sender.tls,
     })
 }
 
@@ -168,22 +173,33 @@ fn is_loopback_name(name: &str) -> bool {
         || IpAddr::from_str(bare).is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
-/// Pages of other origins may not open sessions with the powers of who looks at them. Programs send no origin.
-fn check_origin(config: &WebSocketConfig, headers: &HeaderMap) -> Result<(), Refusal> {
-    let Some(origin) = headers.get(header::ORIGIN) else {
-        return Ok(());
-    };
-    let origin = origin.to_str().unwrap_or_default();
+/// Pages of other origins may not open sessions with the powers of who looks at them. Programs send no origin. Behind TLS
+/// the page must have come by TLS, too: others could have changed it.
+fn check_origin(config: &WebSocketConfig, tls: bool, headers: &HeaderMap) -> Result<(), Refusal> {
     let host = text(headers, header::HOST).unwrap_or_default();
-    let same = ["https://", "http://"]
-        .iter()
-        .filter_map(|scheme| origin.strip_prefix(scheme))
-        .any(|authority| !authority.is_empty() && authority.eq_ignore_ascii_case(host));
-    let listed = config.origins.iter().any(|listed| {
-        let listed = listed.trim_end_matches('/');
-        !listed.is_empty() && listed.eq_ignore_ascii_case(origin)
-    });
-    match same || listed {
+    let schemes = if tls {
+        &["https"][..]
+    } else {
+        &["http", "https"]
+    };
+    let is_own = |origin: &str| {
+        origin.split_once("://").is_some_and(|(scheme, authority)| {
+            schemes
+                .iter()
+                .any(|known| scheme.eq_ignore_ascii_case(known))
+                && !authority.is_empty()
+                && authority.eq_ignore_ascii_case(host)
+        })
+    };
+    let is_listed = |origin: &str| {
+        config.origins.iter().any(|listed| {
+            let listed = listed.trim_end_matches('/');
+            !listed.is_empty() && listed.eq_ignore_ascii_case(origin)
+        })
+    };
+    let all = headers.get_all(header::ORIGIN).iter();
+    let mut origins = all.map(|origin| origin.to_str().unwrap_or_default());
+    match origins.all(|origin| is_own(origin) || is_listed(origin)) {
         true => Ok(()),
         false => Err(Refusal(
             StatusCode::FORBIDDEN,

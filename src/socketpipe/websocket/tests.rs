@@ -106,6 +106,11 @@ async fn pages_of_other_origins_are_refused_with_a_sentence() {
         "https://evil.example",
         "localhost:8080",
         "http://",
+        "http://localhost:8080.evil.example",
+        "http://localhost:8080@evil.example",
+        "http://evil.example#localhost:8080",
+        "http://127.0.0.1:8080",
+        "javascript://localhost:8080",
     ] {
         let bad = request("/pty", &[("origin", origin)]);
         let Verdict::Answer(answer) = judge(&config, LOCAL, &bad) else {
@@ -114,6 +119,32 @@ async fn pages_of_other_origins_are_refused_with_a_sentence() {
         assert_eq!(answer.status(), 403);
         assert!(body(answer).await.contains("origin"));
     }
+}
+
+#[test]
+fn an_origin_is_compared_as_browsers_write_it() {
+    let config = WebSocketConfig::default();
+    for (host, origin, code) in [
+        ("LocalHost:8080", "http://localhost:8080", 101),
+        ("[::1]:8080", "http://[::1]:8080", 101),
+        ("[::1]:8080", "http://[::1]:9090", 403),
+        ("[::1]:8080", "http://[::1]", 403),
+        ("127.0.0.1:8080", "http://127.0.0.1:8080", 101),
+        ("127.0.0.1:8080", "http://localhost:8080", 403),
+    ] {
+        let asked = request("/pty", &[("host", host), ("origin", origin)]);
+        assert_eq!(status(&config, LOCAL, &asked), code, "{host} {origin}");
+    }
+    // A page that came in the clear may be anybody's, even under our name.
+    let own = [("host", "example.com"), ("origin", "http://example.com")];
+    assert_eq!(status(&config, far(true), &request("/pty", &own)), 403);
+    let own = [("host", "example.com"), ("origin", "https://example.com")];
+    assert_eq!(status(&config, far(true), &request("/pty", &own)), 101);
+    // Two are one too many.
+    let mut twice = request("/pty", &[("origin", "http://localhost:8080")]);
+    let evil = header::HeaderValue::from_static("https://evil.example");
+    twice.headers_mut().append(header::ORIGIN, evil);
+    assert_eq!(status(&config, LOCAL, &twice), 403);
 }
 
 #[test]

@@ -148,8 +148,12 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Backend for StreamBacke
 /// Anything else could make programs run code (`LD_PRELOAD`, `BASH_ENV`, ...).
 #[cfg(feature = "gateway")]
 pub(super) fn is_env_allowed(name: &str, extra: &[String]) -> bool {
+    let is_word = |text: &str| {
+        text.bytes()
+            .all(|byte| byte == b'_' || byte.is_ascii_alphanumeric())
+    };
     matches!(name, "TERM" | "COLORTERM" | "LANG" | "TZ")
-        || name.starts_with("LC_")
+        || name.strip_prefix("LC_").is_some_and(is_word)
         || extra.iter().any(|allowed| allowed == name)
 }
 
@@ -176,6 +180,28 @@ mod tests {
         ] {
             let (code, text) = exit.clone().into_close();
             assert_eq!(Exit::of(&close(code, &text)), exit);
+        }
+    }
+
+    #[cfg(feature = "gateway")]
+    #[test]
+    fn a_client_sets_what_describes_its_terminal_and_nothing_else() {
+        let extra = ["EDITOR".to_owned()];
+        for name in ["TERM", "LANG", "LC_ALL", "LC_TIME", "EDITOR"] {
+            assert!(is_env_allowed(name, &extra), "{name}");
+        }
+        for name in [
+            "",
+            "PATH",
+            "LD_PRELOAD",
+            "BASH_ENV",
+            "LC_A=B",
+            "LC_\0",
+            "LC_()",
+            "lc_all",
+            "TERM ",
+        ] {
+            assert!(!is_env_allowed(name, &extra), "{name:?}");
         }
     }
 

@@ -27,7 +27,7 @@ use portable_pty::{CommandBuilder, MasterPty, PtySize, SlavePty, native_pty_syst
 use tokio::{
     io::{ReadBuf, unix::AsyncFd},
     signal::unix::{Signal as SignalStream, SignalKind},
-    time::Sleep,
+    time::{Instant, Sleep},
 };
 
 use super::{Backend, Control, Exit, is_env_allowed};
@@ -42,6 +42,8 @@ mod processes;
 const START_AFTER: Duration = Duration::from_millis(500);
 /// Output of background processes is waited for so long after the shell has ended.
 const LINGER: Duration = Duration::from_millis(100);
+/// The same signal to all processes counts once in such a time.
+const SIGNAL_PACE: Duration = Duration::from_millis(100);
 /// Variables of one client.
 const MAX_ENV: usize = 64;
 /// The size of a terminal nobody has told.
@@ -149,6 +151,8 @@ struct Shell {
     /// Id of the program, its session and its first process group.
     leader: Option<Pid>,
     children: SignalStream,
+    /// Signals to all processes of the session, and when the last one was.
+    hung_up: Pace,
     /// Runs after the program has ended.
     linger: Option<Pin<Box<Sleep>>>,
 }
@@ -183,6 +187,7 @@ impl Shell {
             },
             leader: None,
             children: tokio::signal::unix::signal(SignalKind::child())?,
+            hung_up: Pace::default(),
             linger: None,
         })
     }
@@ -256,8 +261,12 @@ impl Shell {
         self.start();
     }
 
-    fn signal(&self, signal: Signal) {
+    fn signal(&mut self, signal: Signal) {
         let Some(leader) = self.leader else { return };
+        let to_all = matches!(signal, Signal::Term | Signal::Hup | Signal::Kill);
+        if to_all && !self.hung_up.admits(signal, Instant::now()) {
+            return;
+        }
         match signal {
             Signal::Int => {
                 let foreground = self.master.get_ref().0.process_group_leader();
@@ -268,6 +277,25 @@ impl Shell {
             Signal::Kill => processes::signal_session(leader, signal::SIGKILL),
             Signal::Unknown(_) => {}
         }
+    }
+}
+
+/// Keeps apart signals for which all processes of the machine are looked through: a client that sends thousands shall not
+/// keep the server busy. The same one again so soon says nothing new.
+#[derive(Default)]
+struct Pace {
+    last: Vec<(Signal, Instant)>,
+}
+
+impl Pace {
+    fn admits(&mut self, signal: Signal, now: Instant) -> bool {
+        self.last
+            .retain(|(_, since)| now.saturating_duration_since(*since) < SIGNAL_PACE);
+        let fresh = self.last.iter().all(|(known, _)| *known != signal);
+        if fresh {
+            self.last.push((signal, now));
+        }
+        fresh
     }
 }
 
@@ -360,5 +388,26 @@ impl Drop for Shell {
             _ => None,
         };
         processes::end_session(leader, child);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_storm_of_signals_is_one_of_each_kind() {
+        let mut pace = Pace::default();
+        let storm = |pace: &mut Pace| {
+            let all = [Signal::Hup, Signal::Term, Signal::Kill].repeat(1000);
+            let admitted = all
+                .into_iter()
+                .filter(|one| pace.admits(*one, Instant::now()));
+            admitted.count()
+        };
+        assert_eq!(storm(&mut pace), 3);
+        tokio::time::advance(SIGNAL_PACE).await;
+        assert_eq!(storm(&mut pace), 3);
+        assert_eq!(pace.last.len(), 3);
     }
 }

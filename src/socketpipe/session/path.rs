@@ -97,6 +97,8 @@ pub(super) struct Path {
     withheld: Vec<Bytes>,
     /// It is not read at present by our own choice.
     pub(super) deaf: bool,
+    /// Since when, or when it was last written to for that reason.
+    nudged: Instant,
     /// The session goes on without it; only what waits may still leave.
     pub(super) retired: bool,
 }
@@ -115,6 +117,7 @@ impl Path {
             data_received: 0,
             withheld: Vec::new(),
             deaf: false,
+            nudged: now,
             retired: false,
         }
     }
@@ -179,7 +182,25 @@ impl Path {
                 ping.since = now;
             }
         }
+        if !self.deaf && !listening {
+            self.nudged = now;
+        }
         self.deaf = !listening;
+    }
+
+    /// When a path that is not read has to be written to. Nobody would notice otherwise that the peer is gone: its end is
+    /// behind what is not read.
+    pub(super) fn nudge_at(&self, interval: Duration) -> Option<Instant> {
+        (self.deaf && !self.retired).then(|| self.nudged + interval)
+    }
+
+    /// Writes to it, with a PING whose answer nobody waits for.
+    pub(super) fn nudge(&mut self, now: Instant, nonce: Nonce) {
+        self.nudged = now;
+        if self.waiting.is_empty() {
+            self.waiting
+                .push_back(Waiting::Frame(Frame::Ping(Bytes::copy_from_slice(&nonce))));
+        }
     }
 
     /// DATA of this length came.

@@ -28,6 +28,7 @@ impl Session {
             self.closing_deadline(),
             size,
             self.keep_alive_deadline(),
+            self.nudge_deadline(),
         ]
         .into_iter()
         .flatten()
@@ -46,6 +47,7 @@ impl Session {
             self.link_timed_out(now);
         }
         if !self.is_closed() {
+            self.nudge(now);
             self.keep_alive(now);
         }
         self.apply_size(now);
@@ -108,6 +110,25 @@ impl Session {
             .filter_map(|id| self.path(id))
             .map(|path| path.deadline(parameters.ping_interval, parameters.ping_timeout))
             .min()
+    }
+
+    /// When a path that is not read is to be written to.
+    fn nudge_deadline(&self) -> Option<Instant> {
+        let interval = self.parameters?.ping_interval;
+        let all = self.paths.iter();
+        all.filter_map(|path| path.nudge_at(interval)).min()
+    }
+
+    fn nudge(&mut self, now: Instant) {
+        let Some(parameters) = self.parameters else {
+            return;
+        };
+        for path in &mut self.paths {
+            let due = path.nudge_at(parameters.ping_interval);
+            if due.is_some_and(|due| now >= due) {
+                path.nudge(now, self.nonces.next());
+            }
+        }
     }
 
     fn keep_alive(&mut self, now: Instant) {

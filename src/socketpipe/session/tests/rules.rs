@@ -343,3 +343,36 @@ fn half_close_tells_the_end_of_one_direction_between_two_that_know_it() {
     assert_eq!(pair.client.received, 5);
     assert!(!open().client.session.finish(), "off by default");
 }
+
+#[test]
+fn a_path_that_is_not_read_is_written_to_so_that_its_end_is_noticed() {
+    let config = ServerConfig::default();
+    let mut pair = Pair::open(ClientConfig::new(Mode::Pty), config);
+    let (mut now, main) = (pair.now, MAIN);
+    let session = &mut pair.server().session;
+    let mut number = 0;
+    while session.wants_frames(main) {
+        number += 1;
+        let data = Data {
+            number: Some(number),
+            bytes: vec![7; 16 * 1024].into(),
+            end: false,
+        };
+        session.handle_frame(now, main, Frame::Data(data));
+    }
+    while session.poll_transmit(now, main).is_some() {}
+    for _ in 0..3 {
+        now += Duration::from_secs(30);
+        session.handle_timeout(now);
+        let sent: Vec<_> = std::iter::from_fn(|| session.poll_transmit(now, main)).collect();
+        assert!(matches!(sent[..], [Frame::Ping(_)]), "{sent:?}");
+        assert!(session.poll_timeout().is_some_and(|due| due > now));
+    }
+    // What cannot leave does not pile up.
+    for _ in 0..100 {
+        now += Duration::from_secs(30);
+        session.handle_timeout(now);
+    }
+    let sent = std::iter::from_fn(|| session.poll_transmit(now, main));
+    assert_eq!(sent.count(), 1);
+}

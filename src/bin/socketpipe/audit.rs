@@ -14,7 +14,10 @@ use libp2p_rtc::socketpipe::{
 };
 use serde_json::{Value, json};
 
-use crate::time::{rfc3339, unix};
+use crate::{
+    output::json_line,
+    time::{rfc3339, unix},
+};
 
 /// Refusals written per minute; strangers must not be able to fill a disk.
 const MAX_REFUSALS: u32 = 60;
@@ -64,6 +67,7 @@ impl Audit {
         if state.left_out > 0 {
             line["refusals_left_out"] = std::mem::take(&mut state.left_out).into();
         }
+        let line = json_line(&line);
         if let Err(error) = writeln!(state.sink, "{line}") {
             tracing::error!(%error, "the audit cannot be written");
         }

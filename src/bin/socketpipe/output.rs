@@ -28,7 +28,7 @@ impl Output {
     /// A result. Flushed, for a reader at the other end of a pipe waits for it; who does not read does not matter.
     pub(crate) fn print(&self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) {
         let line = if self.json {
-            json().to_string()
+            json_line(&json())
         } else {
             text()
         };
@@ -39,7 +39,7 @@ impl Output {
     /// How things stand.
     pub(crate) fn note(&self, text: &str, json: impl FnOnce() -> Value) {
         let line = match self.json {
-            true => json().to_string(),
+            true => json_line(&json()),
             false => format!("socketpipe: {text}"),
         };
         drop(writeln!(std::io::stderr().lock(), "{line}"));
@@ -47,7 +47,7 @@ impl Output {
 
     /// The last word of a command that failed.
     pub(crate) fn failed(&self, error: &(dyn Error + 'static)) -> ExitCode {
-        let text = chain(error);
+        let text = last_word(error);
         self.note(&text, || {
             let mut object = json!({ "event": "error", "message": text });
             if let Some(OpenError::Refused(failure)) = error.downcast_ref() {
@@ -61,6 +61,35 @@ impl Output {
             None => ExitCode::FAILURE,
         }
     }
+}
+
+/// An error as it is shown. What a server says of why it refuses is the server's text, and may be anything.
+fn last_word(error: &(dyn Error + 'static)) -> String {
+    let text = chain(error);
+    match error.downcast_ref::<OpenError>() {
+        Some(_) => harmless(&text),
+        None => text,
+    }
+}
+
+/// One line of JSON that can be shown on a terminal: JSON itself leaves control characters above ASCII as they are.
+pub(crate) fn json_line(value: &Value) -> String {
+    let text = value.to_string();
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            // All of these are within strings: outside there is only ASCII.
+            c if steers(c) => line.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => line.push(c),
+        }
+    }
+    line
+}
+
+/// Whether a terminal or reader is steered by this character: controls, line separators, changes of direction.
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// An error with all its causes.
@@ -79,7 +108,7 @@ pub(crate) fn chain(error: &dyn Error) -> String {
 
 /// Text of others, fit for a terminal.
 pub(crate) fn harmless(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).collect()
+    text.chars().filter(|c| !steers(*c)).collect()
 }
 
 /// A QR code in half blocks, or why there is none.
@@ -125,6 +154,24 @@ mod tests {
 
     #[test]
     fn text_of_others_cannot_steer_the_terminal() {
-        assert_eq!(harmless("a\x1b[2J\u{9b}1mb\r\n"), "a[2J1mb");
+        assert_eq!(harmless("a\x1b[2J\u{9b}1mb\r\n\u{202e}c"), "a[2J1mbc");
+        let refused = OpenError::Refused(libp2p_rtc::socketpipe::Failure::new(
+            libp2p_rtc::socketpipe::Code::AUTH_FAILED,
+            "no\x1b]52;c;ZXZpbA==\x07\r\nsocketpipe: all is well",
+        ));
+        let shown = last_word(&refused);
+        assert!(!shown.contains(['\x1b', '\x07', '\r', '\n']), "{shown:?}");
+        assert!(
+            shown.starts_with("refused: 1000 AUTH_FAILED: no"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn a_line_of_json_steers_no_terminal_and_says_the_same() {
+        let value = json!({ "target": "a\u{9b}2J\u{85}\u{202e}\u{7f}\n\"b\\:22" });
+        let line = json_line(&value);
+        assert!(!line.chars().any(steers), "{line}");
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), value);
     }
 }

@@ -1,6 +1,11 @@
 //! How commands talk to the server that runs: a socket in the state directory, one JSON object each way.
 
-use std::{fs, io, os::unix::fs::PermissionsExt as _, path::PathBuf, time::Duration};
+use std::{
+    fs, io,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::PathBuf,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
@@ -12,6 +17,8 @@ use crate::{Failed, state::State};
 
 /// The socket.
 const SOCKET: &str = "control.sock";
+/// Locked by the server that runs.
+const LOCK: &str = "server.lock";
 /// Longest request or answer.
 const MAX_LINE: u64 = 4 * 1024 * 1024;
 /// Time for one.
@@ -101,6 +108,31 @@ pub(crate) async fn ask<T: DeserializeOwned>(
 pub(crate) struct Listener {
     listener: UnixListener,
     path: PathBuf,
+    /// Who we are.
+    user: u32,
+    /// Held as long as we run, however we end.
+    _lock: fs::File,
+}
+
+/// Two servers that start at the same moment must not both find nobody there.
+fn lock(state: &State) -> Result<fs::File, Failed> {
+    let path = state.file(LOCK);
+    let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(&path).map_err(|error| wrong(&error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(
+            "a server runs with this state directory already; choose another with --state".into(),
+        ),
+        Err(fs::TryLockError::Error(error)) => Err(wrong(&error).into()),
+    }
+}
+
+/// Whether a user may give orders: the one the server runs as, and the one who may do anything anyway.
+fn may_command(user: u32, ours: u32) -> bool {
+    user == ours || user == 0
 }
 
 impl Drop for Listener {
@@ -112,23 +144,24 @@ impl Drop for Listener {
 
 impl Listener {
     /// Opens the socket. One server per state directory: two would overwrite each other's tokens.
-    pub(crate) async fn open(state: &State) -> Result<Self, Failed> {
+    pub(crate) fn open(state: &State) -> Result<Self, Failed> {
         let path = state.file(SOCKET);
-        if UnixStream::connect(&path).await.is_ok() {
-            return Err(
-                "a server runs with this state directory already; choose another with --state"
-                    .into(),
-            );
-        }
+        let lock = lock(state)?;
+        // Ours is the only server: what is there was left behind.
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
         let listener =
             UnixListener::bind(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        // The directory is closed to others already.
+        // The directory is closed to others, unless somebody else made it; and who got in before this is sent away.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path })
+        Ok(Self {
+            listener,
+            path,
+            user: rustix::process::geteuid().as_raw(),
+            _lock: lock,
+        })
     }
 
     /// Answers until it is dropped.
@@ -139,6 +172,11 @@ impl Listener {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
+                    let user = stream.peer_cred().map(|peer| peer.uid());
+                    if !user.is_ok_and(|user| may_command(user, self.user)) {
+                        tracing::debug!("a command of another user refused");
+                        continue;
+                    }
                     let talk = tokio::time::timeout(TIMEOUT, converse(stream, answer.clone()));
                     tokio::spawn(async move {
                         if let Ok(Err(error)) = talk.await {
@@ -174,4 +212,15 @@ where
     let mut line = serde_json::to_vec(&reply)?;
     line.push(b'\n');
     writer.write_all(&line).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_users_give_no_orders() {
+        assert!(may_command(1000, 1000) && may_command(0, 1000) && may_command(0, 0));
+        assert!(!may_command(1001, 1000) && !may_command(1000, 0));
+    }
 }

@@ -53,7 +53,7 @@ struct Running {
 
 pub(crate) async fn run(state: State, options: Serve, output: &Output) -> Result<u8, Failed> {
     let config = config::load(&options)?;
-    let control = Listener::open(&state).await?;
+    let control = Listener::open(&state)?;
     let mut stop = Stop::new()?;
     let tokens = TokenStore::default();
     tokens.restore(state.load(TOKENS)?);

@@ -344,6 +344,7 @@ async fn a_stolen_session_id_is_useless_to_another_peer() {
     let resume = ResumeRequest {
         id: info.id,
         last: 0,
+        token: bytes::Bytes::new(),
     };
     let mut stolen = raw(&thief, &server).await;
     stolen

@@ -78,6 +78,8 @@ pub struct Grant {
     pub targets: Option<Allowlist>,
     /// End of the token's life.
     pub expires: Option<SystemTime>,
+    /// Nothing but the token let them in. [`Access`] says so; what [`Tokens`] say here does not count.
+    pub by_token: bool,
 }
 
 /// Judges tokens.
@@ -194,12 +196,18 @@ impl Access {
     /// Lets in or refuses with 1000, 1001 or 1002. Who has no proven peer id, over a WebSocket, needs a token whatever
     /// the policy.
     pub fn check(&self, opening: &Opening) -> Result<Grant, Failure> {
-        let Some(peer) = opening.origin.peer else {
-            return self.check_token(opening);
-        };
         let policy = match opening.mode {
             Mode::Pty => self.pty,
             Mode::Tunnel => self.tunnel,
+        };
+        let mut grant = self.check_policy(policy, opening)?;
+        grant.by_token = policy == Policy::Token && grant.peer.is_none();
+        Ok(grant)
+    }
+
+    fn check_policy(&self, policy: Policy, opening: &Opening) -> Result<Grant, Failure> {
+        let Some(peer) = opening.origin.peer else {
+            return self.check_token(opening);
         };
         if matches!(policy, Policy::Peers | Policy::Both) && !self.is_listed(&opening.origin) {
             return Err(Failure::new(

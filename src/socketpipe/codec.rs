@@ -49,7 +49,7 @@ mod kind {
 pub struct FrameLimits {
     /// Bytes in DATA; the eight of its number come on top. Default 65,536, the default of the protocol.
     pub max_message: u32,
-    /// HANDSHAKE_REQUEST. Default 16 KiB: room for any token in use; the layout would allow 65,805.
+    /// HANDSHAKE_REQUEST and RESUME_REQUEST. Default 16 KiB: room for any token in use; the layout would allow 65,805.
     pub max_handshake: usize,
     /// PING and PONG. Default 1 KiB: the text advises 125 bytes, and every byte is sent back.
     pub max_ping: usize,
@@ -78,7 +78,7 @@ impl FrameLimits {
     /// Largest payload of this type.
     fn of(&self, kind: u8) -> usize {
         match kind {
-            kind::HANDSHAKE_REQUEST => self.max_handshake,
+            kind::HANDSHAKE_REQUEST | kind::RESUME_REQUEST => self.max_handshake,
             kind::DATA => (self.max_message as usize).saturating_add(NUMBER_LEN),
             kind::PING | kind::PONG => self.max_ping,
             kind::WEBRTC_OFFER | kind::WEBRTC_ANSWER => self.max_description,

@@ -329,12 +329,25 @@ pub struct SessionInfo {
 }
 
 /// RESUME_REQUEST.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ResumeRequest {
     /// The session.
     pub id: SessionId,
     /// Number of the last DATA received; 0 is none.
     pub last: u64,
+    /// The token of the handshake, for a path of another kind than the session was opened on. Appended by us; empty, it
+    /// is not there at all.
+    pub token: Bytes,
+}
+
+impl fmt::Debug for ResumeRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResumeRequest")
+            .field("id", &self.id)
+            .field("last", &self.last)
+            .field("token_len", &self.token.len())
+            .finish()
+    }
 }
 
 /// RESUME_RESPONSE.

@@ -135,6 +135,7 @@ impl Gate {
             label: grant.label,
             target,
             expires: grant.expires,
+            by_token: grant.by_token,
         })
     }
 

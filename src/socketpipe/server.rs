@@ -20,13 +20,16 @@ use std::{
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use libp2p_identity::PeerId;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{
+    mpsc::{self, error::SendError},
+    oneshot, watch,
+};
 
 use super::{
     backend::Backend,
     code::Code,
     frame::{Failure, HandshakeRequest, ResumeRequest},
-    session::{End, Mode, Request, ServerConfig, Sessions},
+    session::{Claimant, End, Mode, Request, ServerConfig, Sessions, not_found},
     wire::Wire,
 };
 
@@ -56,7 +59,7 @@ pub trait Service: Send + Sync + 'static {
         false
     }
 
-    /// A session ended or was refused: one call for each, for the audit.
+    /// A session ended, or one or its resume was refused: one call for each, for the audit.
     fn ended(&self, _record: &Record) {}
 }
 
@@ -178,6 +181,9 @@ pub struct Opened {
     pub target: String,
     /// After this the session cannot be resumed.
     pub expires: Option<SystemTime>,
+    /// The token alone let it in, so that whoever shows it again may resume the session where no peer is proven, or from
+    /// there where one is. Otherwise a session stays on the kind of path it was opened on.
+    pub by_token: bool,
 }
 
 impl fmt::Debug for Opened {
@@ -463,7 +469,9 @@ async fn serve(shared: Arc<Shared>, mut wire: Wire, mut door: Door, stranger: St
                 match hand_over(&shared, &door, wire, request).await {
                     Some((back, failure)) => {
                         wire = back;
-                        door.refuse(failure);
+                        door.refuse(failure.clone());
+                        let opening = Opening::new(door.mode, door.origin.clone());
+                        report_refusal(&shared, &opening, "resume".to_owned(), failure);
                     }
                     None => return,
                 }
@@ -473,11 +481,11 @@ async fn serve(shared: Arc<Shared>, mut wire: Wire, mut door: Door, stranger: St
                 match open(&shared, &mut door, &mut wire, opening.clone()).await {
                     Some(Ok(opened)) => {
                         drop(stranger);
-                        return running::run(shared, door, wire, opened).await;
+                        return running::run(shared, door, wire, opened, opening.token).await;
                     }
                     Some(Err(failure)) => {
                         door.refuse(failure.clone());
-                        report_refusal(&shared, &opening, failure);
+                        report_refusal(&shared, &opening, opening.target(), failure);
                     }
                     // The client gave up.
                     None => {}
@@ -515,14 +523,14 @@ async fn open(
     .await
 }
 
-fn report_refusal(shared: &Shared, opening: &Opening, failure: Failure) {
+fn report_refusal(shared: &Shared, opening: &Opening, target: String, failure: Failure) {
     let now = wall_clock();
     shared.service.ended(&Record {
         number: 0,
         origin: opening.origin.clone(),
         label: String::new(),
         mode: opening.mode,
-        target: opening.target(),
+        target,
         started: now,
         ended: now,
         sent: 0,
@@ -538,10 +546,14 @@ async fn hand_over(
     wire: Wire,
     request: ResumeRequest,
 ) -> Option<(Wire, Failure)> {
-    let owner = door.origin.peer.map(|peer| peer.to_bytes());
+    let peer = door.origin.peer.map(|peer| peer.to_bytes());
+    let claimant = Claimant {
+        peer: peer.as_deref(),
+        token: &request.token,
+    };
     let found = {
         let table = shared.table();
-        let found = table.by_id.find(&request.id, door.mode, owner.as_deref());
+        let found = table.by_id.find(&request.id, door.mode, &claimant);
         found.cloned()
     };
     let commands = match found {
@@ -554,7 +566,12 @@ async fn hand_over(
         request,
         reply,
     };
-    // A session that ends this very moment takes the wire with it: the client sees a loss and tries again.
-    commands.send(Command::Resume(handover)).await.ok()?;
+    match commands.send(Command::Resume(handover)).await {
+        Ok(()) => {}
+        // It is ending: what it still has to deliver is none of the client's business.
+        Err(SendError(Command::Resume(handover))) => return Some((handover.wire, not_found())),
+        Err(_) => return None,
+    }
+    // Without an answer the session took the wire with it: the client sees a loss and tries again.
     answer.await.ok()?.err()
 }

@@ -93,6 +93,7 @@ impl TokenTerms {
             peer: self.peer,
             targets: self.targets.clone(),
             expires: self.expires,
+            ..Grant::default()
         }
     }
 

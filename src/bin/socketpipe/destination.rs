@@ -1,10 +1,6 @@
 //! Where a client connects to, and how a session there is opened.
 
-use std::{
-    io::{BufRead as _, Read as _},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::io::{BufRead as _, Read as _};
 
 use libp2p::Multiaddr;
 use libp2p_rtc::socketpipe::{
@@ -15,22 +11,17 @@ use libp2p_rtc::socketpipe::{
     websocket::{TlsRoots, WebSocketConnector},
 };
 
-use tokio::time::Instant;
-
 use crate::{
     Failed,
     args::Target,
     node::{Node, NodeTask},
     output::{Output, harmless},
     state::{State, read_line},
+    ways::{Both, Detour},
 };
 
 /// Where a token may be, so that it is in no list of processes.
 const TOKEN_VARIABLE: &str = "SOCKETPIPE_TOKEN";
-/// Time for the libp2p way, if there is another one.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the libp2p way is not tried again after the WebSocket had to do: a network without UDP stays one.
-const DETOUR: Duration = Duration::from_secs(60);
 /// Longest invitation with its link.
 const MAX_TARGET: u64 = 16 * 1024;
 
@@ -103,7 +94,7 @@ impl Destination {
             control: node.map(|node| node.control),
             task,
             websocket,
-            detour: Arc::default(),
+            detour: Detour::default(),
         })
     }
 }
@@ -181,8 +172,7 @@ pub(crate) struct Ways {
     control: Option<Control>,
     task: Option<NodeTask>,
     websocket: Option<WebSocketConnector>,
-    /// Until when the WebSocket is used at once.
-    detour: Arc<Mutex<Option<Instant>>>,
+    detour: Detour,
 }
 
 impl Ways {
@@ -197,7 +187,7 @@ impl Ways {
         }
     }
 
-    /// Opens a session: over libp2p if that works, otherwise over the WebSocket.
+    /// Opens a session: over libp2p if that works, otherwise over the WebSocket. It may change from one to the other.
     pub(crate) async fn open(
         &self,
         options: SessionOptions,
@@ -212,36 +202,15 @@ impl Ways {
             let connector = self.websocket.clone().ok_or_else(unreachable)?;
             return open(options, connector).await;
         };
-        let direct = control.open_at(peer, self.addresses.clone(), options.clone());
-        let Some(connector) = self.websocket.clone() else {
-            return direct.await;
-        };
-        if self.is_detour() {
-            return open(options, connector).await;
+        let mode = options.config.mode;
+        let direct = control.connector(peer, self.addresses.clone(), mode);
+        match self.websocket.clone() {
+            None => open(options, direct).await,
+            Some(websocket) => {
+                let both = Both::new(direct, websocket, self.detour.clone(), *output);
+                open(options, both).await
+            }
         }
-        let failed = match tokio::time::timeout(PATIENCE, direct).await {
-            Ok(Err(OpenError::Unreachable(reason))) => reason,
-            Ok(outcome) => return outcome,
-            Err(_) => "no answer".to_owned(),
-        };
-        output.note(
-            &format!(
-                "not reachable over libp2p ({}), trying the WebSocket",
-                harmless(&failed)
-            ),
-            || serde_json::json!({ "event": "fallback", "reason": failed }),
-        );
-        let opened = open(options, connector).await;
-        if opened.is_ok() {
-            let mut detour = self.detour.lock().unwrap_or_else(PoisonError::into_inner);
-            *detour = Some(Instant::now() + DETOUR);
-        }
-        opened
-    }
-
-    fn is_detour(&self) -> bool {
-        let detour = self.detour.lock().unwrap_or_else(PoisonError::into_inner);
-        detour.is_some_and(|until| Instant::now() < until)
     }
 
     /// Says goodbye.

@@ -118,6 +118,23 @@ fn a_token_of_a_peer_is_worthless_without_that_peer_under_every_policy() {
 }
 
 #[test]
+fn only_where_the_token_alone_suffices_may_it_move_a_session_to_another_kind_of_path() {
+    let peer = PeerId::random();
+    let by_token = |policy, who, token| {
+        let access = Access::new(policy, policy).with_tokens(tokens(Some(peer)));
+        access.allow_peer(peer);
+        access.check(&opening(who, token)).unwrap().by_token
+    };
+    assert!(by_token(Policy::Token, Some(peer), "free"));
+    assert!(by_token(Policy::Token, None, "free"));
+    assert!(!by_token(Policy::Token, Some(peer), "mine"));
+    assert!(!by_token(Policy::Peers, Some(peer), "free"));
+    assert!(!by_token(Policy::Peers, None, "free"));
+    assert!(!by_token(Policy::Both, Some(peer), "free"));
+    assert!(!by_token(Policy::Bound, Some(peer), "mine"));
+}
+
+#[test]
 fn the_policy_of_the_mode_counts() {
     let peer = PeerId::random();
     let access = Access::new(Policy::Peers, Policy::Token).with_tokens(tokens(None));

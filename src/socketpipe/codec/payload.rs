@@ -61,6 +61,7 @@ pub(super) fn decode(kind: u8, flags: u8, payload: Bytes) -> Result<Frame, Frame
         kind::RESUME_REQUEST => Frame::ResumeRequest(ResumeRequest {
             id: fields.session_id()?,
             last: fields.u64()?,
+            token: fields.appended_token(),
         }),
         kind::RESUME_RESPONSE => Frame::ResumeResponse(resume_response(flags, &mut fields)?),
         kind::WEBRTC_OFFER => Frame::WebRtcOffer(fields.long_text()?),
@@ -189,6 +190,12 @@ impl Fields {
         Ok(String::from_utf8_lossy(&self.take(length)?).into_owned())
     }
 
+    /// A token behind the published layout: what cannot be one is as good as none, like all unknown bytes there.
+    fn appended_token(&mut self) -> Bytes {
+        let length = self.u16().map_or(0, usize::from);
+        Bytes::copy_from_slice(&self.take(length).unwrap_or_default())
+    }
+
     fn failure(&mut self) -> Result<Failure, FrameError> {
         Ok(Failure {
             code: Code(self.u16()?),
@@ -298,6 +305,9 @@ fn write_payload(frame: &Frame, dst: &mut BytesMut) -> Result<(), FrameError> {
         Frame::ResumeRequest(request) => {
             put_short(request.id.as_bytes(), "session id", dst)?;
             dst.put_u64(request.last);
+            if !request.token.is_empty() {
+                put_long(&request.token, "token", dst)?;
+            }
         }
         Frame::ResumeResponse(ResumeResponse::Accepted {
             start,

@@ -99,7 +99,11 @@ fn session_vectors() -> Vec<(Frame, &'static str)> {
             "500000000000001910000102030405060708090a0b0c0d0e0f0000012c00010000",
         ),
         (
-            Frame::ResumeRequest(ResumeRequest { id: id(), last: 2 }),
+            Frame::ResumeRequest(ResumeRequest {
+                id: id(),
+                last: 2,
+                token: Bytes::new(),
+            }),
             "510000000000001910000102030405060708090a0b0c0d0e0f0000000000000002",
         ),
         (
@@ -339,6 +343,7 @@ fn takes_the_largest_payload_of_each_type_and_not_one_byte_more() {
         (0x30, 1024),
         (0x31, 1024),
         (0x40, 4096),
+        (0x51, 16 * 1024),
         (0x60, 65_537),
         (0x61, 65_537),
         (0x62, 4096),
@@ -412,6 +417,28 @@ fn reads_the_number_appended_to_a_resume_response() {
 }
 
 #[test]
+fn reads_the_token_appended_to_a_resume_request() {
+    let frame = Frame::ResumeRequest(ResumeRequest {
+        id: id(),
+        last: 2,
+        token: Bytes::from_static(b"abc"),
+    });
+    let bytes = encode_message(&frame).unwrap();
+    let published = unhex("510000000000001910000102030405060708090a0b0c0d0e0f0000000000000002");
+    assert_eq!(bytes[HEADER_LEN..HEADER_LEN + 25], published[HEADER_LEN..]);
+    assert_eq!(&bytes[HEADER_LEN + 25..], b"\0\x03abc");
+    assert_eq!(decode(&bytes).unwrap(), frame);
+    // Other bytes there are somebody else's extension.
+    for other in [&b"\x01"[..], b"\0\0", b"\0\x04abc"] {
+        let payload = [&published[HEADER_LEN..], other].concat();
+        let Frame::ResumeRequest(read) = decode(&raw(0x51, 0, &payload)).unwrap() else {
+            panic!("read as something else");
+        };
+        assert_eq!((read.last, read.token.len()), (2, 0), "{other:?}");
+    }
+}
+
+#[test]
 fn end_of_data_is_a_flag_on_empty_data_only() {
     let end = Frame::Data(Data {
         number: Some(4),
@@ -450,7 +477,9 @@ fn tokens_and_session_ids_stay_out_of_debug_output() {
     let shown = format!("{:?}", request(Capabilities::NONE, "h", 1, "hunter2"));
     assert!(!shown.contains("hunter2"), "{shown}");
     let id = SessionId::new(&b"hunter2"[..]).unwrap();
-    let shown = format!("{:?}", ResumeRequest { id, last: 0 });
+    let token = Bytes::from_static(b"swordfish");
+    let shown = format!("{:?}", ResumeRequest { id, last: 0, token });
+    assert!(!shown.contains("swordfish"), "{shown}");
     assert!(
         !shown.contains("hunter2") && !shown.contains("104"),
         "{shown}"

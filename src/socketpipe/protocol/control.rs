@@ -6,7 +6,10 @@ use libp2p_core::Multiaddr;
 use libp2p_identity::PeerId;
 
 use super::{ConnectionInfo, IncomingSessions, connector::PeerConnector, shared::Shared};
-use crate::socketpipe::client::{self, OpenError, RemoteSession, SessionOptions};
+use crate::socketpipe::{
+    client::{self, Connector, OpenError, RemoteSession, SessionOptions},
+    session::Mode,
+};
 
 /// Streams of peers that wait to be taken.
 const MAX_INCOMING: usize = 64;
@@ -85,8 +88,17 @@ impl Control {
         options: SessionOptions,
     ) -> Result<RemoteSession, OpenError> {
         let mode = options.config.mode;
-        let connector = PeerConnector::new(self.shared.clone(), peer, addresses, mode, self.relay);
-        client::open(options, connector).await
+        client::open(options, self.connector(peer, addresses, mode)).await
+    }
+
+    /// Makes wires to a peer: for [`open`](client::open), beside other ways to the same server.
+    pub fn connector(
+        &self,
+        peer: PeerId,
+        addresses: Vec<Multiaddr>,
+        mode: Mode,
+    ) -> impl Connector + use<> {
+        PeerConnector::new(self.shared.clone(), peer, addresses, mode, self.relay)
     }
 
     /// The connections of a peer, best first.

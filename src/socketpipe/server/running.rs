@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::{
@@ -17,7 +18,7 @@ use crate::socketpipe::{
     code::Code,
     driver::{self, Driver},
     frame::{Failure, SessionId},
-    session::{Event, Mode, Stats, Status},
+    session::{Claimant, Event, Mode, Stats, Status, not_found},
     wire::Wire,
 };
 
@@ -38,14 +39,19 @@ impl Place {
         shared: Arc<Shared>,
         summary: SessionSummary,
         id: Option<SessionId>,
+        token: &[u8],
         commands: mpsc::Sender<Command>,
     ) -> Self {
         let meter = Arc::new(Meter::default());
-        let owner = summary.origin.peer.map(|peer| peer.to_bytes());
+        let peer = summary.origin.peer.map(|peer| peer.to_bytes());
+        let claimant = Claimant {
+            peer: peer.as_deref(),
+            token,
+        };
         let mut table = shared.table();
         if let Some(id) = &id {
             let by_id = &mut table.by_id;
-            by_id.insert(id, summary.mode, owner.as_deref(), commands.clone());
+            by_id.insert(id, summary.mode, &claimant, commands.clone());
         }
         let entry = Entry {
             summary: summary.clone(),
@@ -69,6 +75,22 @@ impl Place {
         self.meter.connected.store(connected, Ordering::Relaxed);
         self.meter.sent.store(stats.sent, Ordering::Relaxed);
         self.meter.received.store(stats.received, Ordering::Relaxed);
+    }
+}
+
+impl Place {
+    /// The session is over: nobody finds it any more, and those who have are told.
+    fn leave(&mut self, commands: &mut mpsc::Receiver<Command>) {
+        if let Some(id) = self.id.take() {
+            self.shared.table().by_id.remove(&id);
+        }
+        self.meter.connected.store(false, Ordering::Relaxed);
+        commands.close();
+        while let Ok(command) = commands.try_recv() {
+            if let Command::Resume(Handover { wire, reply, .. }) = command {
+                drop(reply.send(Err((wire, not_found()))));
+            }
+        }
     }
 }
 
@@ -98,8 +120,14 @@ impl Drop for Place {
     }
 }
 
-/// Runs the session that was granted at this door.
-pub(super) async fn run(shared: Arc<Shared>, door: Door, mut wire: Wire, opened: Opened) {
+/// Runs the session that was granted at this door for this token.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    door: Door,
+    mut wire: Wire,
+    opened: Opened,
+    token: Bytes,
+) {
     let (mode, origin) = (door.mode, door.origin.clone());
     let acceptor = door.into_acceptor(&mut wire);
     let driver = Driver::server(wire, opened.backend, |path| {
@@ -120,8 +148,11 @@ pub(super) async fn run(shared: Arc<Shared>, door: Door, mut wire: Wire, opened:
     };
     let id = driver.session().session_id().cloned();
     let (sender, mut commands) = mpsc::channel(MAX_COMMANDS);
-    let mut place = Place::take(shared, summary, id, sender);
+    let token = if opened.by_token { token } else { Bytes::new() };
+    let mut place = Place::take(shared, summary, id, &token, sender);
+    drop(token);
     poll_fn(|cx| work(cx, &mut driver, &mut commands, &mut place, opened.expires)).await;
+    place.leave(&mut commands);
     driver.finish(last_bytes(mode)).await;
 }
 

@@ -12,6 +12,8 @@ use crate::socketpipe::{
     frame::{Close, Failure, Frame, HandshakeResponse, ResumeResponse, SessionId, SessionInfo},
 };
 
+/// Refused resumes after which a connection is closed: it has no session here, and each would give it more time.
+const MAX_REFUSED_RESUMES: u32 = 3;
 /// Frames of no importance that are taken before a session exists.
 const MAX_OTHERS: u32 = 16;
 
@@ -36,6 +38,7 @@ pub struct Acceptor {
     state: State,
     outbox: VecDeque<Frame>,
     others: u32,
+    refused_resumes: u32,
 }
 
 impl Acceptor {
@@ -49,6 +52,7 @@ impl Acceptor {
             state: State::Waiting { until },
             outbox: VecDeque::new(),
             others: 0,
+            refused_resumes: 0,
         }
     }
 
@@ -70,10 +74,7 @@ impl Acceptor {
                 if self.config.resume.is_some() {
                     self.pend(Request::Resume(request));
                 } else {
-                    self.outbox
-                        .push_back(Frame::ResumeResponse(ResumeResponse::Refused(
-                            super::link::not_found(),
-                        )));
+                    self.refuse_resume(super::link::not_found());
                 }
             }
             // The client gives up.
@@ -172,6 +173,16 @@ impl Acceptor {
         }
     }
 
+    /// The connection stays, for a handshake, unless there were too many.
+    fn refuse_resume(&mut self, failure: Failure) {
+        let response = ResumeResponse::Refused(failure);
+        self.outbox.push_back(Frame::ResumeResponse(response));
+        self.refused_resumes += 1;
+        if self.refused_resumes >= MAX_REFUSED_RESUMES {
+            self.state = State::Finished;
+        }
+    }
+
     /// The open request is refused. After a refused resume the connection stays, for a handshake.
     pub fn refuse(&mut self, now: Instant, failure: Failure) {
         match &self.state {
@@ -180,10 +191,9 @@ impl Acceptor {
                 ..
             } => self.refuse_handshake(failure),
             State::Pending { .. } => {
-                let response = ResumeResponse::Refused(failure);
-                self.outbox.push_back(Frame::ResumeResponse(response));
                 let until = now + self.config.handshake_timeout;
                 self.state = State::Waiting { until };
+                self.refuse_resume(failure);
             }
             State::Waiting { .. } | State::Finished => {}
         }

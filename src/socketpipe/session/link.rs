@@ -45,6 +45,8 @@ pub(super) struct Link {
     pub(super) resuming: Option<Resuming>,
     /// Server: the data channel is lost, and DATA waits for the RESUME_REQUEST that says from where.
     pub(super) stalled: Option<Instant>,
+    /// Client: the kind of the path the session was opened on.
+    pub(super) opened_on: Option<PathKind>,
     /// Client: resumes given up without an answer. Each may still reach the server and win over a later one.
     pub(super) abandoned: u32,
 }
@@ -141,6 +143,7 @@ impl Session {
                 match parameters(&accepted, config) {
                     Ok(parameters) => {
                         self.agree(parameters);
+                        self.link.opened_on = self.path(path).map(|path| path.kind);
                         self.link.phase = Phase::Open { main: path };
                         self.tell(Event::Established(parameters));
                     }
@@ -312,11 +315,24 @@ impl Session {
             if self.outbound.is_in_doubt() {
                 self.repair(now);
             }
+        } else if self.is_of_another_kind(path) && failure.code == Code::SESSION_NOT_FOUND {
+            // It may only mean "not by this kind of path": the session can be bound to the peer.
+            self.drop_path(path, PathCause::Unused);
+            self.tell(Event::Disconnected);
         } else {
             // The path is left to the driver for a fresh session.
             self.paths.retain(|known| known.id != path);
             self.end(By::Remote, EndReason::ResumeRefused { failure, path });
         }
+    }
+
+    /// Client: whether this path, and no main path, is of another kind than the session was opened on.
+    fn is_of_another_kind(&self, path: PathId) -> bool {
+        let detached = matches!(self.link.phase, Phase::Detached { .. });
+        detached
+            && self
+                .path(path)
+                .is_some_and(|path| Some(path.kind) != self.link.opened_on)
     }
 
     /// A transport ended without the session's doing. Unknown and finished paths are ignored.
@@ -430,7 +446,7 @@ fn parameters(accepted: &Accepted, config: &ClientConfig) -> Result<Parameters, 
 }
 
 /// No such session, or not for this peer: the same words, so that nothing can be learned.
-pub(super) fn not_found() -> Failure {
+pub(in crate::socketpipe) fn not_found() -> Failure {
     Failure::new(Code::SESSION_NOT_FOUND, "no such session")
 }
 

@@ -71,6 +71,7 @@ mod tests;
 mod timing;
 mod transmit;
 
+pub(super) use self::link::not_found;
 pub use self::{
     acceptor::Acceptor,
     config::{ClientConfig, Overflow, Parameters, ResumeConfig, ServerConfig},
@@ -78,7 +79,7 @@ pub use self::{
         By, End, EndReason, Event, Mode, PathCause, PathId, PathKind, Request, Role, Signaling,
         Stats, Status,
     },
-    registry::Sessions,
+    registry::{Claimant, Sessions},
 };
 
 /// Events that wait; above, transports are not read.

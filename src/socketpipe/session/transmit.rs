@@ -36,8 +36,19 @@ impl Session {
             Waiting::Resume => Frame::ResumeRequest(ResumeRequest {
                 id: self.held.as_ref()?.id.clone(),
                 last: self.inbound.last(),
+                token: self.resume_token(path),
             }),
         })
+    }
+
+    /// What proves to the server, on a path of another kind than the session was opened on, that it is still us. Where
+    /// the path is of the same kind the frame stays as it is published.
+    fn resume_token(&self, path: PathId) -> bytes::Bytes {
+        let kind = self.path(path).map(|path| path.kind);
+        let config = self.config.as_ref();
+        config
+            .filter(|_| kind != self.link.opened_on)
+            .map_or_else(bytes::Bytes::new, |config| config.token.clone())
     }
 
     /// What is not queued because only its last state counts.

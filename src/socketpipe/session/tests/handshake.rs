@@ -192,7 +192,11 @@ fn the_reason_of_a_refusal_reaches_the_client() {
 fn a_refused_resume_leaves_the_connection_to_a_handshake() {
     let mut acceptor = acceptor();
     let id = SessionId::new(vec![1; 32]).expect("an id");
-    let resume = ResumeRequest { id, last: 0 };
+    let resume = ResumeRequest {
+        id,
+        last: 0,
+        token: Bytes::new(),
+    };
     acceptor.handle_frame(beginning(), Frame::ResumeRequest(resume));
     assert!(matches!(acceptor.poll_request(), Some(Request::Resume(_))));
     let failure = Failure::new(Code::SESSION_NOT_FOUND, "no such session");

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use crate::socketpipe::{
     Frame,
     session::{
-        Acceptor, ClientConfig, End, Event, Instant, PathId, PathKind, Request, ServerConfig,
-        Session, Sessions,
+        Acceptor, Claimant, ClientConfig, End, Event, Instant, PathId, PathKind, Request,
+        ServerConfig, Session, Sessions,
     },
 };
 
@@ -321,13 +321,17 @@ impl Pair {
                     let session = acceptor.accept(now, id, [7; 32], [2; 32]);
                     let session = session.expect("a handshake is open");
                     if let Some(name) = session.session_id() {
-                        self.sessions.insert(name, self.mode, None, ());
+                        self.sessions
+                            .insert(name, self.mode, &Claimant::default(), ());
                     }
                     self.server = Some(Seat::new(session));
                     continue;
                 }
                 Some(Request::Resume(request)) => {
-                    let found = self.sessions.find(&request.id, self.mode, None).cloned();
+                    let found = self
+                        .sessions
+                        .find(&request.id, self.mode, &Claimant::default())
+                        .cloned();
                     let server = self.server.as_mut().expect("the server has accepted");
                     let resumed = found
                         .and_then(|()| server.session.resume(now, id, PathKind::Stream, &request));

@@ -10,8 +10,8 @@ use crate::socketpipe::{
     Size,
     frame::{Accepted, Capabilities},
     session::{
-        ClientConfig, EndReason, Event, Mode, Overflow, PathCause, PathId, PathKind, ResumeConfig,
-        ServerConfig, Session, Sessions, Status,
+        Claimant, ClientConfig, EndReason, Event, Mode, Overflow, PathCause, PathId, PathKind,
+        ResumeConfig, ServerConfig, Session, Sessions, Status,
     },
 };
 
@@ -20,6 +20,11 @@ const SECOND: PathId = PathId(9);
 
 fn open() -> Pair {
     Pair::open(ClientConfig::new(Mode::Pty), ServerConfig::default())
+}
+
+fn resume_request(id: SessionId, last: u64) -> ResumeRequest {
+    let token = Bytes::new();
+    ResumeRequest { id, last, token }
 }
 
 /// Server that has sent this many numbered pieces of one byte.
@@ -41,7 +46,7 @@ fn ask(pair: &mut Pair, last: u64) -> Result<(u64, u32, Option<u64>), Code> {
     let now = pair.now;
     let session = &mut pair.server().session;
     let id = session.session_id().expect("resume is agreed").clone();
-    let request = ResumeRequest { id, last };
+    let request = resume_request(id, last);
     session
         .resume(now, SECOND, PathKind::Stream, &request)
         .map_err(|failure| failure.code)?;
@@ -89,7 +94,7 @@ fn another_name_is_not_found() {
     let mut pair = server_with(1, ServerConfig::default());
     let now = pair.now;
     let id = SessionId::new(vec![8; 32]).expect("an id");
-    let request = ResumeRequest { id, last: 0 };
+    let request = resume_request(id, 0);
     let session = &mut pair.server().session;
     let refused = session.resume(now, SECOND, PathKind::Stream, &request);
     assert_eq!(
@@ -102,28 +107,60 @@ fn another_name_is_not_found() {
     ));
 }
 
+fn by<'a>(peer: Option<&'a [u8]>, token: &'a [u8]) -> Claimant<'a> {
+    Claimant { peer, token }
+}
+
+/// Whether a session opened by the first is given to the second.
+fn passes(opened_by: &Claimant<'_>, claimant: &Claimant<'_>) -> bool {
+    let id = SessionId::new(vec![8; 32]).expect("an id");
+    let mut sessions = Sessions::default();
+    sessions.insert(&id, Mode::Pty, opened_by, 1);
+    match sessions.find(&id, Mode::Pty, claimant) {
+        Ok(key) => *key == 1,
+        Err(failure) => {
+            assert_eq!(failure.code, Code::SESSION_NOT_FOUND);
+            false
+        }
+    }
+}
+
 #[test]
-fn sessions_are_found_by_name_endpoint_and_owner() {
+fn sessions_are_found_by_name_and_endpoint() {
     let id = SessionId::new(vec![8; 32]).expect("an id");
     let other = SessionId::new(vec![9; 32]).expect("an id");
+    let nobody = by(None, b"");
     let mut sessions = Sessions::default();
-    sessions.insert(&id, Mode::Pty, Some(b"alice"), 1);
-    assert_eq!(sessions.find(&id, Mode::Pty, Some(b"alice")), Ok(&1));
-    for failure in [
-        sessions.find(&other, Mode::Pty, Some(b"alice")),
-        sessions.find(&id, Mode::Tunnel, Some(b"alice")),
-        sessions.find(&id, Mode::Pty, Some(b"mallory")),
-        sessions.find(&id, Mode::Pty, None),
-    ] {
-        assert_eq!(
-            failure.map_err(|failure| failure.code),
-            Err(Code::SESSION_NOT_FOUND)
-        );
-    }
-    sessions.insert(&other, Mode::Pty, None, 2);
-    assert_eq!(sessions.find(&other, Mode::Pty, Some(b"bob")), Ok(&2));
+    sessions.insert(&id, Mode::Pty, &nobody, 1);
+    assert_eq!(sessions.find(&id, Mode::Pty, &nobody), Ok(&1));
+    assert!(sessions.find(&other, Mode::Pty, &nobody).is_err());
+    assert!(sessions.find(&id, Mode::Tunnel, &nobody).is_err());
     assert_eq!(sessions.remove(&id), Some(1));
-    assert!(sessions.find(&id, Mode::Pty, Some(b"alice")).is_err());
+    assert!(sessions.is_empty() && sessions.find(&id, Mode::Pty, &nobody).is_err());
+}
+
+#[test]
+fn on_the_same_kind_of_path_the_peer_counts_and_no_token() {
+    let alice = by(Some(b"alice"), b"token");
+    assert!(passes(&alice, &by(Some(b"alice"), b"")));
+    assert!(passes(&alice, &by(Some(b"alice"), b"another")));
+    assert!(!passes(&alice, &by(Some(b"mallory"), b"token")));
+    assert!(passes(&by(None, b"token"), &by(None, b"")));
+}
+
+#[test]
+fn on_another_kind_of_path_the_same_token_counts() {
+    for (opened_by, there) in [(Some(&b"alice"[..]), None), (None, Some(&b"bob"[..]))] {
+        let opened = by(opened_by, b"token");
+        assert!(passes(&opened, &by(there, b"token")));
+        for wrong in [&b""[..], b"toke", b"tokens"] {
+            assert!(!passes(&opened, &by(there, wrong)), "{wrong:?}");
+        }
+        // Let in without a token that may travel: no token does.
+        for any in [&b""[..], b"token"] {
+            assert!(!passes(&by(opened_by, b""), &by(there, any)), "{any:?}");
+        }
+    }
 }
 
 #[test]

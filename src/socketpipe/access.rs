@@ -193,8 +193,8 @@ impl Access {
         origin.peer.is_some_and(|peer| peers.contains(&peer))
     }
 
-    /// Lets in or refuses with 1000, 1001 or 1002. Who has no proven peer id, over a WebSocket, needs a token whatever
-    /// the policy.
+    /// Lets in or refuses with 1000, 1001 or 1002. Over a WebSocket nobody has a proven peer id: a token is needed under
+    /// [`Policy::Peers`], too, and [`Policy::Both`] and [`Policy::Bound`] let nobody in.
     pub fn check(&self, opening: &Opening) -> Result<Grant, Failure> {
         let policy = match opening.mode {
             Mode::Pty => self.pty,
@@ -207,7 +207,13 @@ impl Access {
 
     fn check_policy(&self, policy: Policy, opening: &Opening) -> Result<Grant, Failure> {
         let Some(peer) = opening.origin.peer else {
-            return self.check_token(opening);
+            return match policy {
+                Policy::Peers | Policy::Token => self.check_token(opening),
+                Policy::Both | Policy::Bound => Err(Failure::new(
+                    Code::AUTH_INSUFFICIENT,
+                    "this server asks for a proven peer id: connect over libp2p",
+                )),
+            };
         };
         if matches!(policy, Policy::Peers | Policy::Both) && !self.is_listed(&opening.origin) {
             return Err(Failure::new(

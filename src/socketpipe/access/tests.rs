@@ -108,6 +108,26 @@ fn bound_takes_tokens_of_this_very_peer_only() {
 }
 
 #[test]
+fn without_a_proven_peer_a_policy_that_asks_for_one_lets_nobody_in() {
+    let peer = PeerId::random();
+    for (policy, good) in [
+        (Policy::Peers, true),
+        (Policy::Token, true),
+        (Policy::Both, false),
+        (Policy::Bound, false),
+    ] {
+        let access = Access::new(policy, policy).with_tokens(tokens(Some(peer)));
+        access.allow_peer(peer);
+        let found = access.check(&opening(None, "free"));
+        assert_eq!(found.is_ok(), good, "{policy}");
+        if let Err(failure) = found {
+            assert_eq!(failure.code, Code::AUTH_INSUFFICIENT);
+            assert!(failure.message.contains("libp2p"), "{failure}");
+        }
+    }
+}
+
+#[test]
 fn a_token_of_a_peer_is_worthless_without_that_peer_under_every_policy() {
     let peer = PeerId::random();
     let access = Access::new(Policy::Token, Policy::Token).with_tokens(tokens(Some(peer)));

@@ -144,12 +144,10 @@ impl Gate {
         opening: &Opening,
         grant: &Grant,
     ) -> Result<(Box<dyn Backend>, String), Failure> {
+        let allow = lists(&self.tunnel.allow, grant);
         let (host, port, allow) = match &self.tunnel.default {
-            _ if !opening.is_default() => {
-                narrow(opening, grant)?;
-                (&opening.host, opening.port, Some(&self.tunnel.allow))
-            }
-            Some((host, port)) => (host, *port, None),
+            _ if !opening.is_default() => (&opening.host, opening.port, &allow[..]),
+            Some((host, port)) => (host, *port, &[][..]),
             None => return Err(no_default("a port forwarding")),
         };
         let backend = connect_tcp(host, port, allow).await?;
@@ -162,16 +160,14 @@ impl Gate {
         grant: &Grant,
     ) -> Result<(Box<dyn Backend>, String), Failure> {
         if !opening.is_default() {
-            narrow(opening, grant)?;
-            return self
-                .ssh(&opening.host, opening.port, Some(&self.pty.allow))
-                .await;
+            let allow = lists(&self.pty.allow, grant);
+            return self.ssh(&opening.host, opening.port, &allow).await;
         }
         match &self.pty.default {
             #[cfg(all(feature = "gateway", unix))]
             Some(PtyDefault::Shell(shell)) => Ok((shell.open()?, "shell".to_owned())),
             #[cfg(feature = "gateway")]
-            Some(PtyDefault::Ssh { host, port }) => self.ssh(host, *port, None).await,
+            Some(PtyDefault::Ssh { host, port }) => self.ssh(host, *port, &[]).await,
             Some(PtyDefault::Custom(connect)) => Ok((connect(opening).await?, "custom".to_owned())),
             None => Err(no_default("a terminal")),
         }
@@ -182,7 +178,7 @@ impl Gate {
         &self,
         host: &str,
         port: u16,
-        allow: Option<&Allowlist>,
+        allow: &[&Allowlist],
     ) -> Result<(Box<dyn Backend>, String), Failure> {
         let ssh = self.pty.ssh.as_ref().ok_or_else(not_allowed)?;
         let backend = ssh.open(host, port, allow).await?;
@@ -195,19 +191,15 @@ impl Gate {
         &self,
         _host: &str,
         _port: u16,
-        _allow: Option<&Allowlist>,
+        _allow: &[&Allowlist],
     ) -> Result<(Box<dyn Backend>, String), Failure> {
         Err(not_allowed())
     }
 }
 
-/// Whether the token is good for this target, too.
-fn narrow(opening: &Opening, grant: &Grant) -> Result<(), Failure> {
-    let limits = grant.targets.as_ref();
-    match limits.is_none_or(|limits| limits.permits_host(&opening.host, opening.port)) {
-        true => Ok(()),
-        false => Err(not_allowed()),
-    }
+/// What a target has to be on: the server's list, and that of the token.
+fn lists<'a>(servers: &'a Allowlist, grant: &'a Grant) -> Vec<&'a Allowlist> {
+    std::iter::once(servers).chain(&grant.targets).collect()
 }
 
 fn no_default(what: &str) -> Failure {

@@ -98,12 +98,12 @@ impl SshConfig {
         }
     }
 
-    /// Connects and logs in. With an allowlist the target is checked against it.
+    /// Connects and logs in. Every list has to permit the target.
     pub async fn open(
         &self,
         host: &str,
         port: u16,
-        allow: Option<&Allowlist>,
+        allow: &[&Allowlist],
     ) -> Result<Box<dyn Backend>, Failure> {
         let stream = tcp::connect(host, port, allow).await?;
         let known = self.read_known_hosts();

@@ -15,11 +15,12 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time for all of it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connects to a service. Without an allowlist the target is the operator's own choice and not checked.
+/// Connects to a service that every one of these lists permits, both by its name and by where that leads. Without a list
+/// the target is the operator's own choice and not checked.
 pub async fn connect_tcp(
     host: &str,
     port: u16,
-    allow: Option<&Allowlist>,
+    allow: &[&Allowlist],
 ) -> Result<StreamBackend<TcpStream>, Failure> {
     tokio::time::timeout(CONNECT_TIMEOUT, connect(host, port, allow))
         .await
@@ -31,14 +32,14 @@ pub async fn connect_tcp(
 pub(super) async fn connect(
     host: &str,
     port: u16,
-    allow: Option<&Allowlist>,
+    allow: &[&Allowlist],
 ) -> Result<TcpStream, Failure> {
     // A bracketed IPv6 address is what people type.
     let host = host
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'))
         .unwrap_or(host);
-    if allow.is_some_and(|allow| !allow.permits_host(host, port)) {
+    if !allow.iter().all(|list| list.permits_host(host, port)) {
         return Err(not_allowed());
     }
     let found = tokio::net::lookup_host((host, port))
@@ -48,7 +49,11 @@ pub(super) async fn connect(
             Failure::new(Code::CONNECT_FAILED, "the host name is not known")
         })?;
     let addresses: Vec<SocketAddr> = found
-        .filter(|address| allow.is_none_or(|allow| allow.permits_address(host, *address)))
+        .filter(|address| {
+            allow
+                .iter()
+                .all(|list| list.permits_address(host, *address))
+        })
         .collect();
     if addresses.is_empty() {
         return Err(not_allowed());

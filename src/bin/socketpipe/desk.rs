@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use futures::future::BoxFuture;
-use libp2p::PeerId;
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use libp2p_rtc::socketpipe::{
     Access, Code, Failure, Gate, Opened, Opening, Origin, Outcome, Policy, Record, Service,
     session::Mode, tokens::TokenStore, websocket::RateLimiter,
@@ -124,6 +124,15 @@ impl Desk {
 
     async fn admit(self, opening: Opening) -> Result<Opened, Failure> {
         let inner = &self.inner;
+        let address = address_of(&opening.origin);
+        if address.is_some_and(|address| !inner.limiter.may_try(address))
+            && !self.knows(&opening.origin)
+        {
+            return Err(Failure::new(
+                Code::CONNECT_FAILED,
+                "too many failed attempts from your address; wait a little",
+            ));
+        }
         let any = match opening.mode {
             Mode::Pty => inner.any_pty,
             Mode::Tunnel => inner.any_tunnel,
@@ -153,9 +162,28 @@ impl Desk {
     }
 }
 
-/// Somebody guesses, or has an old token.
-fn is_about_the_token(code: Code) -> bool {
-    code == Code::AUTH_FAILED || code == Code::AUTH_EXPIRED
+/// Somebody guesses, or has an old token or session.
+fn is_a_guess(code: Code) -> bool {
+    matches!(
+        code,
+        Code::AUTH_FAILED | Code::AUTH_EXPIRED | Code::SESSION_NOT_FOUND
+    )
+}
+
+/// The IP address somebody comes from. `None` for those behind a relay, who share one.
+fn address_of(origin: &Origin) -> Option<IpAddr> {
+    let text = origin.address.as_deref()?;
+    if let Ok(address) = text.parse() {
+        return Some(address);
+    }
+    let address: Multiaddr = text.parse().ok()?;
+    let relayed = address.iter().any(|part| part == Protocol::P2pCircuit);
+    let found = address.iter().find_map(|part| match part {
+        Protocol::Ip4(ip) => Some(ip.into()),
+        Protocol::Ip6(ip) => Some(ip.into()),
+        _ => None,
+    });
+    found.filter(|_| !relayed)
 }
 
 impl Service for Desk {
@@ -171,11 +199,31 @@ impl Service for Desk {
         self.inner.gate.ended(record);
         self.inner.audit.write(record);
         if let Outcome::Refused(failure) = &record.outcome
-            && is_about_the_token(failure.code)
-            && let Some(address) = &record.origin.address
-            && let Ok(address) = address.parse::<IpAddr>()
+            && is_a_guess(failure.code)
+            && let Some(address) = address_of(&record.origin)
         {
             self.inner.limiter.failed(address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_behind_a_relay_are_not_taken_for_the_relay() {
+        let relayed = "/ip4/192.0.2.1/udp/1/quic-v1/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN/p2p-circuit";
+        for (text, found) in [
+            ("192.0.2.1", Some("192.0.2.1")),
+            ("/ip4/192.0.2.1/tcp/1", Some("192.0.2.1")),
+            ("/ip6/2001:db8::1/udp/1/quic-v1", Some("2001:db8::1")),
+            (relayed, None),
+            ("nonsense", None),
+        ] {
+            let origin = Origin::address(text);
+            let expected = found.map(|address| address.parse().unwrap());
+            assert_eq!(address_of(&origin), expected, "{text}");
         }
     }
 }

@@ -65,6 +65,11 @@ impl RateLimiter {
         })
     }
 
+    /// Whether this address has not failed too often lately; counts nothing.
+    pub fn may_try(&self, address: IpAddr) -> bool {
+        self.with(address, Instant::now(), |bucket| bucket.tokens >= 1.0)
+    }
+
     /// This address failed to authenticate: it may try less often.
     pub fn failed(&self, address: IpAddr) {
         self.with(address, Instant::now(), |bucket| {
@@ -130,9 +135,11 @@ mod tests {
     async fn failures_cost_more() {
         let limiter = RateLimiter::new(6, 1);
         let home = ip("192.0.2.1");
-        assert!(limiter.admit(home));
+        assert!(limiter.admit(home) && limiter.may_try(home));
         limiter.failed(home);
-        assert!(!limiter.admit(home));
+        assert!(!limiter.admit(home) && !limiter.may_try(home));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(limiter.may_try(home) && limiter.may_try(home) && limiter.admit(home));
     }
 
     #[tokio::test(start_paused = true)]

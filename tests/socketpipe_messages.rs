@@ -14,8 +14,9 @@ use std::{
 use bytes::Bytes;
 use futures::{Sink, SinkExt as _, Stream, StreamExt as _, channel::mpsc, future::BoxFuture};
 use libp2p_rtc::socketpipe::{
-    Access, Code, ConnectError, Connector, Frame, FrameLimits, Gate, Grant, OpaqueTokens,
-    OpenError, Origin, Outcome, Policy, Server, SessionOptions, Wire, decode_message, open,
+    Access, Code, ConnectError, Connector, Failure, Frame, FrameLimits, Gate, Grant, OpaqueTokens,
+    OpenError, Origin, Outcome, Policy, PtyDefault, Server, SessionOptions, Wire, decode_message,
+    open,
     session::{EndReason, Mode, PathKind, ServerConfig},
 };
 use tokio::{
@@ -243,4 +244,120 @@ async fn a_text_message_is_an_error_with_a_code() {
         }
     }
     assert_eq!(codes, [Code::INVALID_MESSAGE, Code::INVALID_MESSAGE]);
+}
+
+/// What a session to this gate is refused with, and how long that took.
+async fn refused_after(gate: Gate) -> (Failure, Duration) {
+    let outcomes = Arc::<Mutex<Vec<Outcome>>>::default();
+    let heard = outcomes.clone();
+    let gate = gate.on_end(move |record| heard.lock().unwrap().push(record.outcome.clone()));
+    let server = Server::new(ServerConfig::default(), gate);
+    let began = tokio::time::Instant::now();
+    let refused = open(options(), network(&server)).await;
+    let Err(OpenError::Refused(failure)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(server.sessions().is_empty());
+    let outcomes = outcomes.lock().unwrap();
+    assert!(matches!(&outcomes[..], [Outcome::Refused(told)] if *told == failure));
+    (failure, began.elapsed())
+}
+
+fn gate_with_token() -> Gate {
+    let mut tokens = OpaqueTokens::default();
+    tokens.insert(b"secret", Grant::default());
+    Gate::new(Access::new(Policy::Peers, Policy::Peers).with_tokens(tokens))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_never_answers_is_given_up_after_ten_seconds() {
+    // A port whose queue is full: what comes after that is not answered.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any: std::net::SocketAddr = ([127, 0, 0, 1], 0).into();
+    socket.bind(&any.into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let queued = [(); 4].map(|()| {
+        let client =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        client.set_nonblocking(true).unwrap();
+        drop(client.connect(&address.into()));
+        client
+    });
+    let mut gate = gate_with_token();
+    gate.tunnel.default = Some(("127.0.0.1".to_owned(), address.port()));
+    let (failure, time) = refused_after(gate).await;
+    assert_eq!(failure.code, Code::CONNECT_TIMEOUT);
+    assert!(
+        failure.message.contains("did not answer in time"),
+        "{failure}"
+    );
+    let ten = Duration::from_secs(10);
+    assert!((ten..ten * 2).contains(&time), "{time:?}");
+    drop(queued);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_never_comes_about_is_dropped_after_ten_seconds() {
+    let alive = Arc::new(());
+    let held = alive.clone();
+    let mut gate = gate_with_token();
+    gate.pty.default = Some(PtyDefault::Custom(Arc::new(move |_| {
+        let held = held.clone();
+        Box::pin(async move {
+            let _held = held;
+            std::future::pending().await
+        })
+    })));
+    let server = Server::new(ServerConfig::default(), gate);
+    let mut network = network(&server);
+    network.mode = Mode::Pty;
+    let began = tokio::time::Instant::now();
+    let refused = open(SessionOptions::new(Mode::Pty).token("secret"), network).await;
+    let Err(OpenError::Refused(failure)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(failure.code, Code::CONNECT_TIMEOUT);
+    assert!(
+        failure.message.contains("did not answer in time"),
+        "{failure}"
+    );
+    assert_eq!(began.elapsed().as_secs(), 10);
+    drop(server);
+    // What tried to connect is gone as well; only the gate itself has one.
+    soon(async {
+        while Arc::strong_count(&alive) > 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_gives_up_in_the_handshake_leaves_nothing() {
+    let alive = Arc::new(());
+    let held = alive.clone();
+    let mut gate = gate_with_token();
+    gate.pty.default = Some(PtyDefault::Custom(Arc::new(move |_| {
+        let held = held.clone();
+        Box::pin(async move {
+            let _held = held;
+            std::future::pending().await
+        })
+    })));
+    let server = Server::new(ServerConfig::default(), gate);
+    let mut network = network(&server);
+    network.mode = Mode::Pty;
+    let opening = open(SessionOptions::new(Mode::Pty).token("secret"), network);
+    let second = Duration::from_secs(1);
+    assert!(tokio::time::timeout(second, opening).await.is_err());
+    let began = tokio::time::Instant::now();
+    // The gate has one, the server's attempt another.
+    soon(async {
+        while Arc::strong_count(&alive) > 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert!(began.elapsed() < second, "{:?}", began.elapsed());
 }

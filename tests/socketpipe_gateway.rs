@@ -383,6 +383,227 @@ fn a_terminal_can_lead_to_an_ssh_server() {
     assert_eq!(status, 3, "{shown}");
 }
 
+/// An agent with one key, for as long as it lives.
+struct Agent {
+    child: std::process::Child,
+    socket: String,
+    _directory: Directory,
+}
+
+impl Agent {
+    fn start(key: &str) -> Self {
+        let directory = Directory::new();
+        let socket = directory.join("agent.sock");
+        let child = std::process::Command::new("ssh-agent")
+            .args(["-D", "-a", &socket])
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let deadline = std::time::Instant::now() + socketpipe_gateway_common::PATIENCE;
+        while !std::path::Path::new(&socket).exists() {
+            assert!(std::time::Instant::now() < deadline, "no agent");
+            thread::yield_now();
+        }
+        let added = std::process::Command::new("ssh-add")
+            .args(["-q", key])
+            .env("SSH_AUTH_SOCK", &socket)
+            .status()
+            .unwrap();
+        assert!(added.success());
+        Self {
+            child,
+            socket,
+            _directory: directory,
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+#[test]
+fn an_agent_logs_in_at_an_ssh_server_and_without_it_nobody_does() {
+    let Some(sshd) = Sshd::start() else { return };
+    let user = std::process::Command::new("id").arg("-un").output();
+    let user = String::from_utf8(user.unwrap().stdout).unwrap();
+    let directory = Directory::new();
+    let config = directory.join("config.toml");
+    let text = format!(
+        "[terminal]\ndefault = \"ssh\"\n[terminal.ssh]\nport = {}\nuser = \"{}\"\nagent = true\nknown_hosts = [\"{}\"]\n",
+        sshd.port,
+        user.trim(),
+        sshd.directory.join("known_hosts"),
+    );
+    fs::write(&config, text).unwrap();
+    let agent = Agent::start(&sshd.directory.join("user_key"));
+    let env = [("SSH_AUTH_SOCK", agent.socket.as_str())];
+    let serve = Serve::start_with(Directory::new(), &["--config", &config], &env);
+    let state = Directory::new();
+    let invitation = serve.invite(&["--uses", "0"]).to_string();
+    let mut terminal = AtTerminal::start(state.path(), &["connect", &invitation], 80, 24);
+    terminal.type_in("exit 5\r");
+    let (shown, status) = terminal.finish();
+    assert_eq!(status, 5, "{shown}");
+    drop(agent);
+    let refused = run(state.path(), &["connect", &invitation]);
+    assert_eq!(refused.status.code(), Some(255));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("refused the login"), "{said}");
+    serve.assert_nothing_left();
+}
+
+/// Whether a program with this command line runs.
+fn runs(command: &str) -> bool {
+    let listed = std::process::Command::new("pgrep")
+        .args(["-fx", command])
+        .output();
+    !listed.unwrap().stdout.is_empty()
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + socketpipe_gateway_common::PATIENCE;
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "{what}");
+        thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_killed_client_leaves_no_program_running() {
+    let directory = Directory::new();
+    let config = directory.join("config.toml");
+    fs::write(&config, "[sessions]\nresume = false\n").unwrap();
+    let serve = Serve::start(&["--shell", "/bin/sh", "--config", &config]);
+    for transport in ["quic-v1", "/tcp/", "websocket"] {
+        let invitation = serve.invite(&[]);
+        let way = match transport {
+            "websocket" => invitation.websocket.clone(),
+            transport => address(&invitation, transport),
+        };
+        let state = Directory::new();
+        // stdin stays open, so that nothing but the kill ends it.
+        let mut client = std::process::Command::new(socketpipe_gateway_common::PROGRAM)
+            .arg("--state")
+            .arg(state.path())
+            .args(["connect", "--token", &invitation.token, &way])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut keyboard = client.stdin.take().unwrap();
+        // One in the foreground, one in the background, one that does not listen to the hangup.
+        keyboard
+            .write_all(b"set -m; sleep 86475 & (trap '' HUP; sleep 86476) & sleep 86477\n")
+            .unwrap();
+        let all = ["sleep 86475", "sleep 86476", "sleep 86477"];
+        wait_until("the programs start", || all.iter().all(|name| runs(name)));
+        client.kill().unwrap();
+        client.wait().unwrap();
+        wait_until(transport, || !all.iter().any(|name| runs(name)));
+        serve.assert_nothing_left();
+    }
+}
+
+/// Descriptors and threads of a process.
+fn holds(pid: u32) -> (usize, usize) {
+    let count = |name: &str| fs::read_dir(format!("/proc/{pid}/{name}")).unwrap().count();
+    (count("fd"), count("task"))
+}
+
+#[test]
+fn a_thousand_sessions_leave_nothing() {
+    let target = format!("127.0.0.1:{}", echo_service());
+    let directory = Directory::new();
+    let config = directory.join("config.toml");
+    fs::write(&config, "[websocket]\nburst = 5000\n").unwrap();
+    let serve = Serve::start(&[
+        "--allow", &target, "--shell", "/bin/sh", "--config", &config,
+    ]);
+    let invitation = tunnels(&serve);
+    let terminals = serve.invite(&["--uses", "0"]);
+    let pid = serve.running.child.id();
+    let way = |transport: &str| match transport {
+        "websocket" => invitation.websocket.clone(),
+        transport => address(&invitation, transport),
+    };
+    let forwards = ["quic-v1", "websocket"]
+        .map(|transport| Forward::start(&way(transport), &invitation.token, &target, &[]));
+    let round = |count: usize| {
+        thread::scope(|scope| {
+            for forward in &forwards {
+                for _ in 0..count {
+                    // Opened, used and dropped in the middle.
+                    scope.spawn(move || {
+                        let mut stream = TcpStream::connect(forward.address).unwrap();
+                        stream.write_all(b"hello").unwrap();
+                        let mut back = [0; 5];
+                        stream.read_exact(&mut back).unwrap();
+                    });
+                }
+            }
+        });
+    };
+    round(5);
+    serve.assert_nothing_left();
+    let before = holds(pid);
+    for _ in 0..20 {
+        round(25);
+    }
+    for _ in 0..20 {
+        let args = ["connect", "--token", &terminals.token, &terminals.websocket];
+        let output = run(directory.path(), &args);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    }
+    serve.assert_nothing_left();
+    wait_until("descriptors and threads are given back", || {
+        let after = holds(pid);
+        // The runtime keeps some threads for a while.
+        after.0 <= before.0 + 2 && after.1 <= before.1 + 8
+    });
+    for forward in forwards {
+        forward.finish();
+    }
+}
+
+#[test]
+fn two_servers_that_start_together_do_not_share_a_directory() {
+    let directory = Directory::new();
+    let mut children: Vec<_> = (0..4)
+        .map(|_| {
+            std::process::Command::new(socketpipe_gateway_common::PROGRAM)
+                .arg("--state")
+                .arg(directory.path())
+                .args(["serve", "--no-qr"])
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    let running = |children: &mut Vec<std::process::Child>| {
+        children.retain_mut(|child| child.try_wait().unwrap().is_none());
+        children.len()
+    };
+    let deadline = std::time::Instant::now() + socketpipe_gateway_common::PATIENCE;
+    while running(&mut children) > 1 {
+        assert!(std::time::Instant::now() < deadline, "more than one runs");
+        thread::yield_now();
+    }
+    assert_eq!(running(&mut children), 1);
+    for child in &mut children {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    // What the killed one left behind is in nobody's way.
+    assert!(directory.path().join("control.sock").exists());
+    drop(Serve::start_in(directory, &[]));
+}
+
 #[test]
 fn nobody_else_can_reach_a_server_without_options() {
     let serve = Serve::start(&[]);

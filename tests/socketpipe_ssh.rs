@@ -42,9 +42,50 @@ fn keygen(folder: &Path, name: &str) {
     assert!(made.unwrap().success());
 }
 
+/// The password of the user of the test, for an sshd that takes passwords.
+const PASSWORD: &str = "correct horse battery staple";
+
+/// Runs a command that sees another /etc/shadow, in which the user of the test has [`PASSWORD`]. Only root can do that.
+fn with_password(folder: &Path) -> Option<Command> {
+    let user = Command::new("id").arg("-un").output().unwrap().stdout;
+    let user = String::from_utf8(user).unwrap();
+    let possible = Command::new("unshare").args(["-m", "true"]).status();
+    if !possible.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: a user with a password of ours needs the rights of root");
+        return None;
+    }
+    let hash = Command::new("openssl")
+        .args(["passwd", "-6", PASSWORD])
+        .output()
+        .unwrap();
+    let hash = String::from_utf8(hash.stdout).unwrap();
+    let shadow = folder.join("shadow");
+    let line = format!("{}:{}:20000:0:99999:7:::\n", user.trim(), hash.trim());
+    fs::write(&shadow, line).unwrap();
+    let mut command = Command::new("unshare");
+    command
+        .args([
+            "-m",
+            "sh",
+            "-c",
+            "mount --bind \"$0\" /etc/shadow && exec \"$@\"",
+        ])
+        .arg(shadow)
+        .arg(SSHD);
+    Some(command)
+}
+
 impl Sshd {
     /// `None`, with a printed reason, where there is no sshd.
     async fn start() -> Option<Self> {
+        Self::start_with("PasswordAuthentication no", |_| Some(Command::new(SSHD))).await
+    }
+
+    /// The same with these options, run by this command.
+    async fn start_with(
+        options: &str,
+        command: impl Fn(&Path) -> Option<Command> + Send + 'static,
+    ) -> Option<Self> {
         if !Path::new(SSHD).exists() {
             eprintln!("skipped: no {SSHD} (Debian package openssh-server)");
             return None;
@@ -58,7 +99,7 @@ impl Sshd {
         fs::copy(folder.join("user.pub"), folder.join("authorized_keys")).unwrap();
         let config = format!(
             "HostKey {0}/host\nAuthorizedKeysFile {0}/authorized_keys\nStrictModes no\nUsePAM no\n\
-             PermitRootLogin yes\nPasswordAuthentication no\nPidFile none\nAcceptEnv LANG LC_*\n",
+             PermitRootLogin yes\n{options}\nPidFile none\nAcceptEnv LANG LC_*\n",
             folder.display()
         );
         fs::write(folder.join("config"), config).unwrap();
@@ -67,13 +108,16 @@ impl Sshd {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let config = folder.join("config");
+        command(&folder)?;
+        let files = folder.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let stream = stream.into_std().unwrap();
                 stream.set_nonblocking(false).unwrap();
                 let output = std::os::fd::OwnedFd::from(stream.try_clone().unwrap());
                 let input = std::os::fd::OwnedFd::from(stream);
-                let mut child = Command::new(SSHD)
+                let mut child = command(&files)
+                    .unwrap()
                     .args(["-i", "-e", "-f"])
                     .arg(&config)
                     .stdin(Stdio::from(input))
@@ -269,4 +313,91 @@ async fn hanging_up_ends_what_runs_behind_ssh() {
     until(running).await;
     drop(session);
     until(|| !running()).await;
+}
+
+/// Whether this way to log in leads to a shell.
+async fn logs_in(sshd: &Sshd, auth: Vec<SshAuth>) -> bool {
+    let mut config = sshd.login("user", sshd.known_hosts("host", false));
+    config.auth = auth;
+    match open(sshd, config).await {
+        Ok(mut session) => {
+            session.write_all(b"echo in''side\n").await.unwrap();
+            sees(&mut session, "inside").await;
+            true
+        }
+        Err(OpenError::Refused(failure)) => {
+            assert_eq!(failure.code, Code::CONNECT_FAILED);
+            let sentence = "the SSH server refused the login";
+            assert_eq!(failure.message, sentence);
+            false
+        }
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_password_logs_in_and_a_wrong_one_does_not() {
+    let options = "PasswordAuthentication yes\nPubkeyAuthentication no";
+    let Some(sshd) = Sshd::start_with(options, with_password).await else {
+        return;
+    };
+    let password = |text: &str| SshAuth::Password(text.to_owned());
+    assert!(logs_in(&sshd, vec![password(PASSWORD)]).await);
+    assert!(!logs_in(&sshd, vec![password("wrong")]).await);
+    assert!(!logs_in(&sshd, Vec::new()).await);
+    // One after the other, until one does.
+    let key = SshAuth::Key {
+        path: sshd.folder.join("user"),
+        passphrase: None,
+    };
+    let ways = vec![key, password("wrong"), password(PASSWORD)];
+    assert!(logs_in(&sshd, ways).await);
+}
+
+#[tokio::test]
+async fn keys_of_every_kind_log_in_with_their_passphrase() {
+    let Some(sshd) = Sshd::start().await else {
+        return;
+    };
+    let mut authorized = String::new();
+    for (kind, bits) in [("rsa", "3072"), ("ecdsa", "256"), ("ed25519", "256")] {
+        let path = sshd.folder.join(kind);
+        let made = Command::new("ssh-keygen")
+            .args(["-q", "-t", kind, "-b", bits, "-N", "swordfish", "-f"])
+            .arg(&path)
+            .status();
+        assert!(made.unwrap().success());
+        authorized += &fs::read_to_string(path.with_extension("pub")).unwrap();
+    }
+    fs::write(sshd.folder.join("authorized_keys"), authorized).unwrap();
+    for kind in ["rsa", "ecdsa", "ed25519"] {
+        for (passphrase, good) in [
+            (Some("swordfish"), true),
+            (Some("wrong"), false),
+            (None, false),
+        ] {
+            let key = SshAuth::Key {
+                path: sshd.folder.join(kind),
+                passphrase: passphrase.map(str::to_owned),
+            };
+            assert_eq!(
+                logs_in(&sshd, vec![key]).await,
+                good,
+                "{kind} {passphrase:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_command_runs_in_place_of_the_shell() {
+    let Some(sshd) = Sshd::start().await else {
+        return;
+    };
+    let mut login = sshd.login("user", sshd.known_hosts("host", false));
+    login.command = Some("tty && echo in\"\"stead; exit 9".to_owned());
+    let mut session = open(&sshd, login).await.unwrap();
+    let seen = sees(&mut session, "instead").await;
+    assert!(seen.contains("/dev/"), "at a terminal: {seen:?}");
+    assert_eq!(exit(session).await, Exit::Code(9));
 }

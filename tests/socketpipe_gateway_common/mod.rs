@@ -124,7 +124,13 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(state: &Path, args: &[&str]) -> Self {
+        Self::start_with(state, args, &[])
+    }
+
+    /// The same with these variables.
+    pub(crate) fn start_with(state: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut child = Command::new(PROGRAM)
+            .envs(env.iter().copied())
             .arg("--json")
             .arg("--state")
             .arg(state)
@@ -172,8 +178,13 @@ impl Serve {
     }
 
     pub(crate) fn start_in(directory: Directory, args: &[&str]) -> Self {
+        Self::start_with(directory, args, &[])
+    }
+
+    /// The same with these variables.
+    pub(crate) fn start_with(directory: Directory, args: &[&str], env: &[(&str, &str)]) -> Self {
         let all = [&["serve", "--audit", "-"], args].concat();
-        let running = Running::start(directory.path(), &all);
+        let running = Running::start_with(directory.path(), &all, env);
         let info = running
             .stdout
             .find("start", |value| value["event"] == "serving");

@@ -302,13 +302,7 @@ fn write_payload(frame: &Frame, dst: &mut BytesMut) -> Result<(), FrameError> {
             dst.put_u32(info.timeout);
             dst.put_u32(info.retained);
         }
-        Frame::ResumeRequest(request) => {
-            put_short(request.id.as_bytes(), "session id", dst)?;
-            dst.put_u64(request.last);
-            if !request.token.is_empty() {
-                put_long(&request.token, "token", dst)?;
-            }
-        }
+        Frame::ResumeRequest(request) => write_resume_request(request, dst)?,
         Frame::ResumeResponse(ResumeResponse::Accepted {
             start,
             count,
@@ -343,6 +337,15 @@ fn write_handshake_request(
     dst.put_u32(request.max_message);
     put_short(request.host.as_bytes(), "host", dst)?;
     put_long(&request.token, "token", dst)
+}
+
+fn write_resume_request(request: &ResumeRequest, dst: &mut BytesMut) -> Result<(), FrameError> {
+    put_short(request.id.as_bytes(), "session id", dst)?;
+    dst.put_u64(request.last);
+    match request.token.is_empty() {
+        true => Ok(()),
+        false => put_long(&request.token, "token", dst),
+    }
 }
 
 /// A number that may be absent.

@@ -1,4 +1,4 @@
-//! How often one address may try: a bucket of tokens for each, refilled with time.
+//! How often one address may try, a bucket of tokens for each, refilled with time; and how many connections it may have.
 
 use std::{
     collections::HashMap,
@@ -101,6 +101,56 @@ impl RateLimiter {
     }
 }
 
+/// How many connections one address may have at once: somebody who opens all of them keeps everybody else out.
+#[derive(Debug)]
+pub(super) struct Shares {
+    most: usize,
+    taken: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Shares {
+    /// So many each.
+    pub(super) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self {
+            most,
+            taken: Mutex::default(),
+        })
+    }
+
+    /// A place for one more connection of this address, if it has not as many as it may.
+    pub(super) fn take(self: &Arc<Self>, address: IpAddr) -> Option<Share> {
+        let address = network(address);
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = taken.entry(address).or_default();
+        if *count >= self.most {
+            return None;
+        }
+        *count += 1;
+        let shares = self.clone();
+        Some(Share { shares, address })
+    }
+}
+
+/// One of the connections of an address, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Share {
+    shares: Arc<Shares>,
+    address: IpAddr,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let taken = &self.shares.taken;
+        let mut taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = taken.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.address);
+            }
+        }
+    }
+}
+
 /// What one subscriber has: an IPv4 address, or a /64 of IPv6.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -150,6 +200,19 @@ mod tests {
         assert!(limiter.admit(ip("2001:db8:0:1::1")));
         assert!(limiter.admit(ip("192.0.2.1")));
         assert!(!limiter.admit(ip("::ffff:192.0.2.1")));
+    }
+
+    #[test]
+    fn an_address_has_its_share_of_the_connections_and_gives_it_back() {
+        let shares = Shares::new(2);
+        let mut held: Vec<_> = (0..2).map(|_| shares.take(ip("2001:db8::1"))).collect();
+        assert!(held.iter().all(Option::is_some));
+        assert!(shares.take(ip("2001:db8::2")).is_none(), "the same network");
+        assert!(shares.take(ip("192.0.2.1")).is_some(), "another one");
+        held.pop();
+        assert!(shares.take(ip("2001:db8::2")).is_some());
+        held.clear();
+        assert!(shares.taken.lock().unwrap().is_empty());
     }
 
     #[tokio::test(start_paused = true)]

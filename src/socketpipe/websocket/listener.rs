@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 
 use super::{
-    limit::RateLimiter,
+    limit::{RateLimiter, Share, Shares},
     messages::{self, Messages},
     request::{Answer, Sender, Verdict, judge},
     tls::ServerTls,
@@ -58,7 +58,7 @@ pub struct WebSocketConfig {
     pub page: bool,
     /// How often one address may open a WebSocket.
     pub limiter: RateLimiter,
-    /// Connections at once. Default 2,048.
+    /// Connections at once, of which one address (a proxy aside) has half at most. Default 2,048.
     pub max_connections: usize,
 }
 
@@ -109,6 +109,28 @@ struct Shared {
     config: WebSocketConfig,
     server: Server,
     room: Arc<Semaphore>,
+    shares: Arc<Shares>,
+}
+
+/// The place of a connection among all, and among those of its address.
+struct Place {
+    _room: OwnedSemaphorePermit,
+    _share: Option<Share>,
+}
+
+impl Shared {
+    /// `None` if the address has its share already. All clients of a proxy come from its address.
+    fn place(&self, room: OwnedSemaphorePermit, from: IpAddr) -> Option<Place> {
+        let is_proxy = self.config.proxies.contains(&from.to_canonical());
+        let share = match is_proxy {
+            true => None,
+            false => Some(self.shares.take(from)?),
+        };
+        Some(Place {
+            _room: room,
+            _share: share,
+        })
+    }
 }
 
 impl WebSocketListener {
@@ -127,6 +149,7 @@ impl WebSocketListener {
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?;
         let room = Arc::new(Semaphore::new(config.max_connections));
+        let shares = Shares::new(config.max_connections.div_ceil(2));
         Ok(Self {
             listener,
             local,
@@ -134,6 +157,7 @@ impl WebSocketListener {
                 config,
                 server,
                 room,
+                shares,
             }),
         })
     }
@@ -156,12 +180,16 @@ impl WebSocketListener {
             };
             match self.listener.accept().await {
                 Ok((stream, from)) => {
+                    let Some(place) = self.shared.place(permit, from.ip()) else {
+                        tracing::debug!(from = %from.ip(), "too many connections of one address");
+                        continue;
+                    };
                     let sender = Sender {
                         address: from.ip(),
                         local: is_local(&stream, from),
                         tls: self.is_tls(),
                     };
-                    tokio::spawn(receive(self.shared.clone(), sender, stream, permit));
+                    tokio::spawn(receive(self.shared.clone(), sender, stream, place));
                 }
                 Err(error) => {
                     tracing::debug!(%error, "connection not accepted");
@@ -179,35 +207,30 @@ fn is_local(stream: &TcpStream, from: SocketAddr) -> bool {
 }
 
 /// One TCP connection.
-async fn receive(
-    shared: Arc<Shared>,
-    sender: Sender,
-    stream: TcpStream,
-    permit: OwnedSemaphorePermit,
-) {
+async fn receive(shared: Arc<Shared>, sender: Sender, stream: TcpStream, place: Place) {
     // A key press must not wait for the acknowledgement of the one before.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY not set");
     }
     let Some(tls) = shared.config.tls.clone() else {
-        return converse(shared, sender, stream, permit).await;
+        return converse(shared, sender, stream, place).await;
     };
     let handshake = TlsAcceptor::from(tls.config).accept(stream);
     match tokio::time::timeout(HEAD_TIMEOUT, handshake).await {
-        Ok(Ok(stream)) => converse(shared, sender, stream, permit).await,
+        Ok(Ok(stream)) => converse(shared, sender, stream, place).await,
         Ok(Err(error)) => tracing::debug!(from = %sender.address, %error, "TLS handshake failed"),
         Err(_) => tracing::debug!(from = %sender.address, "TLS handshake too slow"),
     }
 }
 
 /// HTTP on it.
-async fn converse<S>(shared: Arc<Shared>, sender: Sender, stream: S, permit: OwnedSemaphorePermit)
+async fn converse<S>(shared: Arc<Shared>, sender: Sender, stream: S, place: Place)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let permit = Arc::new(permit);
+    let place = Arc::new(place);
     let service = service_fn(move |request| {
-        let answer = answer(&shared, sender, request, permit.clone());
+        let answer = answer(&shared, sender, request, place.clone());
         std::future::ready(Ok::<_, Infallible>(answer))
     });
     let connection = http1::Builder::new()
@@ -225,7 +248,7 @@ fn answer(
     shared: &Arc<Shared>,
     sender: Sender,
     mut request: Request<Incoming>,
-    permit: Arc<OwnedSemaphorePermit>,
+    place: Arc<Place>,
 ) -> Answer {
     match judge(&shared.config, sender, &request) {
         Verdict::Answer(answer) => answer,
@@ -241,7 +264,7 @@ fn answer(
                     Ok(io) => serve(server, TokioIo::new(io), mode, client).await,
                     Err(error) => tracing::debug!(%error, "upgrade failed"),
                 }
-                drop(permit);
+                drop(place);
             });
             answer
         }

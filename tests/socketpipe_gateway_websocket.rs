@@ -211,6 +211,61 @@ fn attempts_are_limited_by_address() {
     assert!(refused.starts_with("HTTP/1.1 429 "), "{refused}");
 }
 
+#[test]
+fn who_guesses_tokens_is_refused_before_the_token_is_looked_at() {
+    let directory = Directory::new();
+    let config = directory.join("config.toml");
+    std::fs::write(&config, "[websocket]\nburst = 20\nper_second = 0\n").unwrap();
+    let serve = Serve::start(&["--shell", "/bin/sh", "--config", &config]);
+    let invitation = serve.invite(&["--uses", "0"]);
+    let address = invitation.addresses[0].to_string();
+    let attempt = |token: &str| {
+        let output = run(directory.path(), &["connect", "--token", token, &address]);
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for _ in 0..4 {
+        let said = attempt("guess");
+        assert!(
+            said.contains("1000") && said.contains("not valid"),
+            "{said}"
+        );
+    }
+    // Four guesses are the burst. The right token does not help now, on no path.
+    for token in ["guess", &invitation.token] {
+        let said = attempt(token);
+        assert!(
+            said.contains("2000") && said.contains("wait a little"),
+            "{said}"
+        );
+    }
+    let url = &invitation.websocket;
+    let refused = answer_to_origin(url, &url.replace("ws", "http").replace("/pty", ""));
+    assert!(refused.starts_with("HTTP/1.1 429 "), "{refused}");
+    serve.assert_nothing_left();
+}
+
+#[test]
+fn the_audit_shows_what_strangers_send_and_obeys_none_of_it() {
+    let serve = Serve::start(&["--no-terminal", "--allow", "127.0.0.1:9"]);
+    let invitation = serve.invite(&["--mode", "tunnel"]);
+    let evil = "x\n{\"event\":\"session\"}\u{1b}[2J\u{9b}2J\u{202e}";
+    let mut socket = socket(&invitation.websocket);
+    let Frame::HandshakeRequest(mut request) = handshake(&invitation.token) else {
+        unreachable!("it is one");
+    };
+    request.host = evil.to_owned();
+    request.port = 9;
+    send(&mut socket, &Frame::HandshakeRequest(request));
+    rest(&mut socket);
+    let line = serve.audit("refusal", |line| line["event"] == "refused");
+    assert_eq!(line["target"], format!("{evil}:9"));
+    let raw = serve
+        .running
+        .stderr
+        .find_line("refusal", |line| line.contains("refused"));
+    assert!(raw.is_ascii() && !raw.contains(char::is_control), "{raw:?}");
+}
+
 /// A certificate for 127.0.0.1 that signs itself, and its key, in files.
 fn certificate(directory: &Directory) -> (String, String) {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();

@@ -99,13 +99,16 @@ async fn hangs_up() -> u16 {
     port
 }
 
-#[tokio::test]
-async fn every_refusal_has_its_code_and_sentence_on_both_kinds_of_path_and_leaves_nothing() {
-    let client = Node::new().await;
-    let (dead, service) = (free_port(), hangs_up().await);
-    let host = host(dead, service).await;
+/// What goes wrong, the token, the target, the code and the sentence.
+type Case<'a> = (&'a str, &'a str, &'a str, u16, u16, &'a str);
+
+fn cases(dead: u16, service: u16) -> [Case<'static>; 9] {
     let here = "127.0.0.1";
-    let cases = [
+    let not_listed = "this target is not on the server's list of allowed targets";
+    let no_token = "this server asks for a token";
+    let refused = "nothing listens on that port";
+    let elsewhere = "nowhere.invalid";
+    [
         (
             "wrong token",
             "guess",
@@ -114,14 +117,7 @@ async fn every_refusal_has_its_code_and_sentence_on_both_kinds_of_path_and_leave
             1000,
             "the token is not valid",
         ),
-        (
-            "no token",
-            "",
-            here,
-            dead,
-            1000,
-            "this server asks for a token",
-        ),
+        ("no token", "", here, dead, 1000, no_token),
         (
             "expired token",
             "old",
@@ -130,53 +126,43 @@ async fn every_refusal_has_its_code_and_sentence_on_both_kinds_of_path_and_leave
             1001,
             "the token has expired",
         ),
-        (
-            "refused target",
-            "good",
-            "192.0.2.1",
-            22,
-            1002,
-            "this target is not on the server's list of allowed targets",
-        ),
+        ("refused target", "good", "192.0.2.1", 22, 1002, not_listed),
         (
             "refused by the token",
             "public",
             here,
             service,
             1002,
-            "this target is not on the server's list of allowed targets",
+            not_listed,
         ),
         (
-            "refused by the token for where the name leads",
+            "refused by the address",
             "public",
             "localhost",
             service,
             1002,
-            "this target is not on the server's list of allowed targets",
+            not_listed,
         ),
         (
             "unknown host",
             "good",
-            "nowhere.invalid",
+            elsewhere,
             80,
             2000,
             "the host name is not known",
         ),
-        (
-            "refused port",
-            "good",
-            here,
-            dead,
-            2002,
-            "nothing listens on that port",
-        ),
+        ("refused port", "good", here, dead, 2002, refused),
         ("dead backend", "good", here, service, 2003, "closed"),
-    ];
+    ]
+}
+
+#[tokio::test]
+async fn every_refusal_has_its_code_and_sentence_on_both_kinds_of_path_and_leaves_nothing() {
+    let client = Node::new().await;
+    let (dead, service) = (free_port(), hangs_up().await);
+    let host = host(dead, service).await;
     for kind in [Kind::Peer, Kind::Web] {
-        // What the connection itself needs is there before anything is counted.
-        let first = Raw::dial(&host, kind, &client).await;
-        drop(first);
-        for (name, token, target, port, code, sentence) in cases {
+        for (name, token, target, port, code, sentence) in cases(dead, service) {
             let mut raw = Raw::dial(&host, kind, &client).await;
             raw.send(handshake(target, port, token)).await;
             let (opened, said) = last_word(&mut raw).await;

@@ -100,6 +100,15 @@ impl Lines {
         lines
     }
 
+    /// The first line as it was written that `wanted` likes.
+    pub(crate) fn find_line(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let seek = |lines: &Vec<String>| lines.iter().find(|line| wanted(line)).cloned();
+        self.shared.look(
+            |lines| seek(lines).is_some(),
+            |lines| seek(lines).unwrap_or_else(|| panic!("no {what} in {lines:#?}")),
+        )
+    }
+
     /// The first JSON line that `wanted` likes.
     pub(crate) fn find(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let seek = |lines: &Vec<String>| {

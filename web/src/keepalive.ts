@@ -1,4 +1,4 @@
-// PINGs of one path: round trip times, confirmation of DATA, and whether the other side still lives.
+// PINGs of one path, of both sides: round trip times, confirmation of DATA, and whether the other side still lives.
 // Owned by the session, one per path. Decides nothing itself.
 
 /** Between PINGs while somebody looks at the page, for the round trip time shown. */
@@ -8,6 +8,7 @@ const WATCHED_INTERVAL_MS = 5000
 const SLEPT_MS = 2000
 
 const MAX_OUTSTANDING = 16
+const MAX_WITHHELD = 64
 
 interface Outstanding {
   sentAt: number
@@ -21,6 +22,8 @@ export class Keepalive {
   readonly #intervalMs: number
   readonly #timeoutMs: number
   readonly #outstanding = new Map<string, Outstanding>()
+  /** PINGs of the other side that wait for their answer. */
+  #withheld: Uint8Array[] = []
   #counter = 0
   #lastPing: number
   /** Sending time of the first PING since which nothing at all was heard. */
@@ -71,6 +74,23 @@ export class Keepalive {
     }
 
     return { rtt: now - ping.sentAt, upTo: ping.upTo }
+  }
+
+  /** Whether a PING of ours has no answer yet. */
+  get waits (): boolean {
+    return this.#outstanding.size > 0
+  }
+
+  /** Keeps the answer to a PING for later; one too many is dropped. */
+  withhold (payload: Uint8Array): void {
+    if (this.#withheld.length < MAX_WITHHELD) {
+      this.#withheld.push(payload.slice())
+    }
+  }
+
+  /** What was kept. */
+  release (): Uint8Array[] {
+    return this.#withheld.splice(0)
   }
 
   /** Any frame is a sign of life. */

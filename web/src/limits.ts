@@ -27,5 +27,12 @@ export const MAX_UNKNOWN_FRAMES = 64
 export const MAX_GAPS = 3
 export const MAX_RESUME_TOKEN = 2048
 
-/** How long a request given up may still be under way. */
-export const STRAY_MS = 30_000
+/** A size of the terminal as a server takes it. */
+export function clampSize (columns: number, rows: number, width: number, height: number): TerminalSize {
+  const clamp = (value: number, max: number): number => Math.max(0, Math.min(max, Math.round(value)))
+  return {
+    columns: clamp(columns, 4096), rows: clamp(rows, 4096), width: clamp(width, 0xffff), height: clamp(height, 0xffff)
+  }
+}
+
+export interface TerminalSize { columns: number, rows: number, width: number, height: number }

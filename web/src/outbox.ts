@@ -17,6 +17,7 @@ export class Outbox {
   #sent: Sent[] = []
   #sentBytes = 0
   #next = 1n
+  #confirmed = 0n
   #pieceLimit = PIECE
 
   /** Bytes that wait or are unconfirmed. */
@@ -30,6 +31,11 @@ export class Outbox {
 
   get lastNumber (): bigint {
     return this.#next - 1n
+  }
+
+  /** The server has had everything up to this number. */
+  get confirmed (): bigint {
+    return this.#confirmed
   }
 
   /** The negotiated size counts the number too. */
@@ -62,6 +68,8 @@ export class Outbox {
 
   /** The server has everything up to this number. */
   confirm (number: bigint): void {
+    this.#confirmed = number > this.#confirmed ? number : this.#confirmed
+
     while (this.#sent.length > 0 && this.#sent[0]!.number <= number) {
       this.#sentBytes -= this.#sent.shift()!.data.length
     }
@@ -70,12 +78,6 @@ export class Outbox {
   /** What must be sent again, in order, after a resume. */
   repeat (): Data[] {
     return this.#sent.map(({ number, data }) => ({ type: 'data', number, data }))
-  }
-
-  /** Gives up what may or may not have arrived. */
-  forget (): void {
-    this.#sent = []
-    this.#sentBytes = 0
   }
 
   #take (length: number): Uint8Array {

@@ -1,48 +1,36 @@
 // A SocketPipe session seen from its client: handshake, numbered DATA in both directions, flow control,
 // keep-alive, close and resume. Free of I/O and clocks: the caller brings paths, frames and the time,
 // so that every order of events can be tested. Choosing and opening paths is the connector's job.
+import { agree, handshakeRequest, resumeRequest, type Agreement } from './agreement.ts'
 import {
-  Capability, CloseCode, DEFAULT_MESSAGE_SIZE, encode, ErrorCode, FrameError, VERSION,
+  CloseCode, encode, ErrorCode, FrameError, VERSION,
   type Data, type Frame, type HandshakeResponse, type ResumeResponse
 } from './frame.ts'
+import { Inbox } from './inbox.ts'
 import { Keepalive } from './keepalive.ts'
 import {
-  HANDSHAKE_TIMEOUT_MS, CLOSE_TIMEOUT_MS, DEFAULT_INTERVAL_S, DEFAULT_TIMEOUT_S, WISHED_INTERVAL_S, PROBE_MS,
-  PAUSE_ABOVE, RESUME_BELOW, MAX_INPUT, MAX_INPUT_OFFLINE, CONFIRM_EVERY, MAX_UNKNOWN_FRAMES, MAX_GAPS,
-  MAX_RESUME_TOKEN, STRAY_MS
+  clampSize, CLOSE_TIMEOUT_MS, CONFIRM_EVERY, DEFAULT_TIMEOUT_S, HANDSHAKE_TIMEOUT_MS, MAX_GAPS, MAX_INPUT,
+  MAX_INPUT_OFFLINE, MAX_UNKNOWN_FRAMES, PROBE_MS
 } from './limits.ts'
 import { Outbox } from './outbox.ts'
 import type { End, Path, SessionEvents, SessionOptions, State } from './session-types.ts'
 
-interface Parameters {
-  resume: boolean
-  intervalMs: number
-  timeoutMs: number
-}
-
-/** An attempt to take the session to a path. */
-interface Attempt {
-  path: Path
-  deadline: number
-}
-
 export class Session {
   readonly #options: SessionOptions
   readonly #events: SessionEvents
+  readonly #inbox = new Inbox()
   readonly #outbox = new Outbox()
   #state: State = 'new'
   #path: Path | undefined
-  #attempt: Attempt | undefined
+  /** An attempt to take the session to another path. */
+  #attempt: { path: Path, deadline: number } | undefined
   #keepalive: Keepalive | undefined
-  #parameters: Parameters | undefined
+  #agreement: Agreement | undefined
   #id: Uint8Array | undefined
   #resumeTimeoutMs = 0
   #lostAt: number | undefined
-  /** Until then a resume request of ours, given up without an answer, may still take the session. */
-  #strayUntil = 0
-  #received = 0n
-  #paused = false
-  #unrendered = 0
+  /** Resume requests given up without an answer: each may still reach the server and win over a later one. */
+  #strays = 0
   #askedUpTo = 0n
   #serverPaused = false
   #size = { columns: 80, rows: 24, width: 0, height: 0 }
@@ -51,7 +39,6 @@ export class Session {
   #error: { code: number, text: string } | undefined
   #closeDeadline: number | undefined
   #unknownFrames = 0
-  #gaps = 0
 
   constructor (options: SessionOptions, events: SessionEvents) {
     this.#options = options
@@ -64,6 +51,10 @@ export class Session {
 
   get path (): Path | undefined {
     return this.#path
+  }
+
+  get #paths (): Path[] {
+    return [this.#attempt?.path, this.#path].filter(path => path != null)
   }
 
   /** True while an answer to a handshake or resume is awaited. */
@@ -88,26 +79,16 @@ export class Session {
       return
     }
 
-    this.#abandonAttempt('a newer connection took its place', now)
+    this.#abandonAttempt('a newer connection took its place')
 
     if (this.#id != null) {
-      this.#attempt = { path, deadline: now + (this.#parameters?.timeoutMs ?? DEFAULT_TIMEOUT_S * 1000) }
-      this.#send(path, { type: 'resume-request', id: this.#id, last: this.#received, ...this.#resumeToken() })
+      this.#attempt = { path, deadline: now + (this.#agreement?.timeoutMs ?? DEFAULT_TIMEOUT_S * 1000) }
+      this.#send(path, resumeRequest(this.#options, this.#id, this.#inbox.last))
     } else if (this.#path != null) {
       this.#detach(path, 'the session cannot move')
     } else {
       this.#attempt = { path, deadline: now + HANDSHAKE_TIMEOUT_MS }
-      this.#send(path, {
-        type: 'handshake-request',
-        capabilities: Capability.resume,
-        ...VERSION,
-        port: this.#options.port ?? 0,
-        pingInterval: WISHED_INTERVAL_S,
-        pingTimeout: 0,
-        maxMessageSize: DEFAULT_MESSAGE_SIZE,
-        host: this.#options.host ?? '',
-        token: this.#options.token
-      })
+      this.#send(path, handshakeRequest(this.#options))
       this.#setState('handshaking')
     }
   }
@@ -125,7 +106,7 @@ export class Session {
 
   /** Takes what the codec refused. */
   receiveMalformed (path: Path, error: FrameError): void {
-    if (path === this.#attempt?.path || path === this.#path) {
+    if (this.#paths.includes(path)) {
       this.#fail(error.code, error.message)
     }
   }
@@ -133,9 +114,7 @@ export class Session {
   /** The path ended or broke without our doing. */
   lost (path: Path, now: number, reason = 'the connection was lost'): void {
     if (path === this.#attempt?.path) {
-      this.#attempt = undefined
-      this.#detach(path, reason)
-      this.#strayUntil = now + STRAY_MS
+      this.#abandonAttempt(reason)
       this.#stay(now)
     } else if (path === this.#path) {
       this.#loseCurrent(now, reason)
@@ -156,21 +135,17 @@ export class Session {
   }
 
   resize (columns: number, rows: number, width = 0, height = 0): void {
-    const clamp = (value: number, max: number): number => Math.max(0, Math.min(max, Math.round(value)))
-
     if (columns < 1 || rows < 1) {
       return
     }
 
-    this.#size = {
-      columns: clamp(columns, 4096), rows: clamp(rows, 4096), width: clamp(width, 0xffff), height: clamp(height, 0xffff)
-    }
+    this.#size = clampSize(columns, rows, width, height)
     this.#sendSize()
   }
 
   /** The terminal has drawn this many bytes. */
   rendered (bytes: number): void {
-    this.#unrendered -= bytes
+    this.#inbox.rendered(bytes)
     this.#steerFlow()
   }
 
@@ -189,14 +164,19 @@ export class Session {
 
   /** The user ends the session. */
   close (now: number): void {
-    this.#abandonAttempt('closed', now)
+    if (this.#state === 'ended' || this.#state === 'closing') {
+      return
+    }
+
+    // A request under way may begin or take the session after this.
+    this.#sendClose(CloseCode.user, '')
+    this.#abandonAttempt('closed')
 
     if (this.#path == null || this.#state !== 'established') {
       this.#end({ cause: 'local', code: CloseCode.user, text: '' })
       return
     }
 
-    this.#send(this.#path, { type: 'close', byClient: true, code: CloseCode.user, text: '' })
     this.#closeDeadline = now + CLOSE_TIMEOUT_MS
     this.#setState('closing')
   }
@@ -215,8 +195,7 @@ export class Session {
 
   tick (now: number): void {
     if (this.#attempt != null && now >= this.#attempt.deadline) {
-      const { path } = this.#attempt
-      this.lost(path, now, 'the server did not answer')
+      this.lost(this.#attempt.path, now, 'the server did not answer')
     }
 
     if (this.#closeDeadline != null && now >= this.#closeDeadline) {
@@ -251,7 +230,9 @@ export class Session {
       this.#send(path, { type: 'pong', payload: frame.payload })
     } else if (frame.type === 'close' || frame.type === 'error') {
       this.#refuse(path, frame.code, frame.text, now)
-    } else if (frame.type !== 'unknown') {
+    } else if (frame.type === 'unknown') {
+      this.#receiveUnknown()
+    } else {
       this.#fail(ErrorCode.invalidState, `the server sent "${frame.type}" before its answer`)
     }
   }
@@ -267,13 +248,8 @@ export class Session {
       return
     }
 
-    const resume = (response.capabilities & (Capability.resume | Capability.persistence)) !== 0
-    this.#parameters = {
-      resume,
-      intervalMs: (response.pingInterval === 0 ? DEFAULT_INTERVAL_S : response.pingInterval) * 1000,
-      timeoutMs: (response.pingTimeout === 0 ? DEFAULT_TIMEOUT_S : response.pingTimeout) * 1000
-    }
-    this.#outbox.limitPieces(response.maxMessageSize === 0 ? DEFAULT_MESSAGE_SIZE : response.maxMessageSize)
+    this.#agreement = agree(response)
+    this.#outbox.limitPieces(this.#agreement.maxMessageSize)
     this.#take(path, now)
 
     for (const [name, value] of this.#options.env ?? []) {
@@ -289,13 +265,12 @@ export class Session {
       return
     }
 
-    if (response.count > 0 && response.start > this.#received + 1n) {
-      this.#fail(ErrorCode.sequenceMismatch, 'the server left out a part of the output')
-      return
-    }
+    // Without that field nothing is repeated: a key lost is better than a command run twice.
+    const received = response.lastFromClient ?? this.#outbox.lastNumber
+    const wrong = received > this.#outbox.lastNumber || received < this.#outbox.confirmed
 
-    if (response.lastFromClient != null && response.lastFromClient > this.#outbox.lastNumber) {
-      this.#fail(ErrorCode.sequenceMismatch, 'the server reports input that was never sent')
+    if (response.start > this.#inbox.last + 1n || wrong) {
+      this.#fail(ErrorCode.sequenceMismatch, `the server ${wrong ? 'is wrong about the input' : 'left out output'}`)
       return
     }
 
@@ -307,12 +282,7 @@ export class Session {
 
     this.#take(path, now)
 
-    if (response.lastFromClient == null) {
-      // A key lost is better than a command run twice.
-      this.#outbox.forget()
-    } else {
-      this.#outbox.confirm(response.lastFromClient)
-    }
+    this.#outbox.confirm(received)
 
     for (const data of this.#outbox.repeat()) {
       this.#send(path, data)
@@ -327,7 +297,7 @@ export class Session {
     this.#lostAt = undefined
     this.#serverPaused = false
     this.#askedUpTo = 0n
-    this.#keepalive = new Keepalive(now, this.#parameters!)
+    this.#keepalive = new Keepalive(now, this.#agreement!)
   }
 
   #begin (path: Path, fresh: boolean, now: number): void {
@@ -335,8 +305,7 @@ export class Session {
     this.#sendSize()
     this.#ping(now)
 
-    // Every resume starts with the flow on.
-    this.#paused = false
+    this.#inbox.resumed()
     this.#steerFlow()
     this.#pump(now)
     this.#setSilent(false)
@@ -349,7 +318,7 @@ export class Session {
         this.#receiveData(frame, now)
         break
       case 'ping':
-        this.#send(this.#path!, { type: 'pong', payload: frame.payload })
+        this.#receivePing(frame.payload, now)
         break
       case 'pong':
         this.#receivePong(frame.payload, now)
@@ -359,7 +328,7 @@ export class Session {
         this.#pump(now)
         break
       case 'session-id':
-        this.#id ??= this.#parameters!.resume && frame.id.length > 0 ? frame.id.slice() : undefined
+        this.#id ??= this.#agreement!.resume && frame.id.length > 0 ? frame.id.slice() : undefined
         this.#resumeTimeoutMs = frame.timeout * 1000
         break
       case 'error':
@@ -371,10 +340,7 @@ export class Session {
         this.#receiveClose(frame, now)
         break
       case 'unknown':
-        if (++this.#unknownFrames >= MAX_UNKNOWN_FRAMES) {
-          this.#fail(ErrorCode.protocolError, 'the server sends many frames of unknown types')
-        }
-
+        this.#receiveUnknown()
         break
       case 'handshake-response':
       case 'resume-response':
@@ -387,22 +353,25 @@ export class Session {
   }
 
   #receiveData ({ number, data }: Data, now: number): void {
-    if (number != null) {
-      if (number <= this.#received) {
-        return
-      }
+    const { resume, maxMessageSize } = this.#agreement!
 
-      if (number > this.#received + 1n) {
-        this.#receiveGap(now)
-        return
-      }
-
-      this.#received = number
-      this.#gaps = 0
+    if (data.length > maxMessageSize) {
+      this.#fail(ErrorCode.messageTooLarge, `the server sent ${data.length} bytes at once`)
+      return
     }
 
+    const place = resume ? this.#inbox.place(number) : 'next'
+
+    if (place === 'gap') {
+      this.#receiveGap(now)
+    } else if (place === 'next') {
+      this.#show(data)
+    }
+  }
+
+  #show (data: Uint8Array): void {
     if (data.length > 0) {
-      this.#unrendered += data.length
+      this.#inbox.shown(data.length)
       this.#events.data(data)
       this.#steerFlow()
     }
@@ -410,10 +379,34 @@ export class Session {
 
   /** Something is missing: the server still has it, so fetch it by a resume. */
   #receiveGap (now: number): void {
-    if (++this.#gaps >= MAX_GAPS) {
+    if (this.#inbox.gaps >= MAX_GAPS) {
       this.#fail(ErrorCode.sequenceMismatch, 'the server left out a part of the output')
     } else {
       this.#loseCurrent(now, 'a part of the output is missing')
+    }
+  }
+
+  /**
+   * An answer confirms all DATA that came by this path before it, also what a resume request under way on another path
+   * does not count: the server would forget what it is about to be asked for. So the answer waits.
+   */
+  #receivePing (payload: Uint8Array, now: number): void {
+    if (this.#attempt == null) {
+      this.#send(this.#path!, { type: 'pong', payload })
+      return
+    }
+
+    this.#keepalive!.withhold(payload)
+
+    // A sign of life in its place.
+    if (!this.#keepalive!.waits) {
+      this.#ping(now)
+    }
+  }
+
+  #receiveUnknown (): void {
+    if (++this.#unknownFrames >= MAX_UNKNOWN_FRAMES) {
+      this.#fail(ErrorCode.protocolError, 'the server sends many frames of unknown types')
     }
   }
 
@@ -435,15 +428,24 @@ export class Session {
       return
     }
 
-    if (frame.code === CloseCode.replaced && (this.#attempt != null || now < this.#strayUntil)) {
+    if (frame.code === CloseCode.replaced && this.#tookItOurselves()) {
       this.#loseCurrent(now, 'the session moved')
       return
     }
 
     this.#send(path, { type: 'close', byClient: frame.byClient, code: frame.code, text: frame.text })
-    this.#end(this.#error == null
-      ? { cause: 'closed', code: frame.code, text: frame.text }
-      : { cause: 'closed', ...this.#error })
+    this.#end({ cause: 'closed', ...(this.#error ?? { code: frame.code, text: frame.text }) })
+  }
+
+  /** Whether a request of ours took the session from the current path: one under way, or one given up before. */
+  #tookItOurselves (): boolean {
+    if (this.#attempt != null) {
+      return true
+    }
+
+    const stray = this.#strays > 0
+    this.#strays -= stray ? 1 : 0
+    return stray
   }
 
   #refuse (path: Path, code: number, text: string, now: number): void {
@@ -459,6 +461,10 @@ export class Session {
     if (this.#path == null) {
       this.#setState(this.#id == null ? 'new' : 'disconnected')
     } else {
+      for (const payload of this.#keepalive!.release()) {
+        this.#send(this.#path, { type: 'pong', payload })
+      }
+
       this.#pump(now)
     }
   }
@@ -482,11 +488,11 @@ export class Session {
     this.#detach(path, reason)
   }
 
-  #abandonAttempt (reason: string, now: number): void {
+  #abandonAttempt (reason: string): void {
     if (this.#attempt != null) {
       const { path } = this.#attempt
       this.#attempt = undefined
-      this.#strayUntil = now + STRAY_MS
+      this.#strays += this.#id == null ? 0 : 1
       this.#detach(path, reason)
     }
   }
@@ -498,13 +504,15 @@ export class Session {
 
   /** The server broke the protocol: say so and end. */
   #fail (code: number, text: string): void {
-    const path = this.#attempt?.path ?? this.#path
+    this.#sendClose(code, text)
+    this.#end({ cause: 'failed', code, text })
+  }
 
-    if (path != null) {
+  /** By every path: each may be the one that the server holds the session on. */
+  #sendClose (code: number, text: string): void {
+    for (const path of this.#paths) {
       this.#send(path, { type: 'close', byClient: true, code, text })
     }
-
-    this.#end({ cause: 'failed', code, text })
   }
 
   /** The server answered our CLOSE, or took too long. */
@@ -520,15 +528,12 @@ export class Session {
     }
 
     this.#closeDeadline = undefined
-    const paths = [this.#attempt?.path, this.#path]
+    const paths = this.#paths
     this.#attempt = undefined
     this.#path = undefined
     this.#setState('ended')
 
-    for (const path of paths) {
-      path?.close()
-    }
-
+    paths.forEach(path => path.close())
     this.#events.end(end)
   }
 
@@ -538,7 +543,9 @@ export class Session {
       return
     }
 
-    for (let data = this.#nextData(); data != null; data = this.#nextData()) {
+    const numbered = this.#agreement?.resume === true
+
+    for (let data = this.#outbox.next(numbered); data != null; data = this.#outbox.next(numbered)) {
       this.#send(this.#path, data)
     }
 
@@ -548,21 +555,18 @@ export class Session {
     }
   }
 
-  #nextData (): Data | undefined {
-    return this.#outbox.next(this.#parameters?.resume === true)
-  }
-
   #ping (now: number): void {
     this.#askedUpTo = this.#outbox.lastNumber
     this.#send(this.#path!, { type: 'ping', payload: this.#keepalive!.ping(now, this.#askedUpTo) })
   }
 
   #steerFlow (): void {
-    const pause = this.#paused ? this.#unrendered > RESUME_BELOW : this.#unrendered > PAUSE_ABOVE
+    if (this.#path != null && this.#state === 'established') {
+      const on = this.#inbox.flow()
 
-    if (pause !== this.#paused && this.#path != null && this.#state === 'established') {
-      this.#paused = pause
-      this.#send(this.#path, { type: 'flow-control', on: !pause })
+      if (on != null) {
+        this.#send(this.#path, { type: 'flow-control', on })
+      }
     }
   }
 
@@ -570,11 +574,6 @@ export class Session {
     if (this.#path != null && this.#state === 'established') {
       this.#send(this.#path, { type: 'resize', ...this.#size })
     }
-  }
-
-  #resumeToken (): { token?: Uint8Array } {
-    const { token } = this.#options
-    return token.length > 0 && token.length <= MAX_RESUME_TOKEN ? { token } : {}
   }
 
   #setSilent (silent: boolean): void {

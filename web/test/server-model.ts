@@ -41,6 +41,8 @@ export class ServerSession {
   #received = 0n
   #ring: Array<{ number: bigint, data: Uint8Array }> = []
   #ringBytes = 0
+  /** A PONG proves that what left before its PING has arrived. */
+  #marks: Array<{ payload: string, upTo: bigint }> = []
   #closed: { code: number, text: string } | undefined
   ended = false
   resumes = 0
@@ -101,6 +103,7 @@ export class ServerSession {
     old?.close()
 
     this.#wire = wire
+    this.#marks = []
     this.resumes++
     const replay = this.#ring.filter(({ number }) => number > last)
     this.#send({
@@ -142,6 +145,7 @@ export class ServerSession {
   }
 
   ping (payload: Uint8Array): void {
+    this.#marks.push({ payload: payload.toString(), upTo: this.#sent })
     this.#send({ type: 'ping', payload })
   }
 
@@ -163,6 +167,9 @@ export class ServerSession {
       case 'ping':
         this.#send({ type: 'pong', payload: frame.payload })
         break
+      case 'pong':
+        this.#forgetUpTo(this.#marks.find(({ payload }) => payload === frame.payload.toString())?.upTo ?? 0n)
+        break
       case 'resize':
         this.#backend.resize(frame.columns, frame.rows)
         break
@@ -183,6 +190,12 @@ export class ServerSession {
         break
       default:
         break
+    }
+  }
+
+  #forgetUpTo (number: bigint): void {
+    while (this.#ring.length > 0 && this.#ring[0]!.number <= number) {
+      this.#ringBytes -= this.#ring.shift()!.data.length
     }
   }
 

@@ -411,6 +411,9 @@ for (let seed = 1; seed <= 200; seed++) {
         })
       } else if (action < 75) {
         simulation.connect(random(2) === 0 ? 'webrtc' : 'websocket')
+      } else if (action < 85) {
+        // The server forgets what this confirms.
+        simulation.remote?.ping(Uint8Array.of(step >> 8, step))
       }
 
       if (simulation.session.state === 'new' || simulation.session.state === 'disconnected') {
@@ -432,6 +435,7 @@ for (let seed = 1; seed <= 200; seed++) {
       simulation.run(30_000)
     }
 
+    assert.deepEqual(simulation.refusals, [])
     assert.equal(simulation.session.state, 'established')
     assert.ok((simulation.session.path as Link).clientOpen)
     assert.ok(Buffer.from(simulation.input).equals(Buffer.from(typed)), 'input differs')

@@ -31,6 +31,8 @@ export class Link implements Path, Wire {
   serverOpen = true
   /** Nothing arrives any more, and nobody is told. */
   dead = false
+  /** The same for what the client sends: a test speaks for the server. */
+  unheard = false
   #simulation: Simulation
 
   constructor (simulation: Simulation, kind: PathKind) {
@@ -82,7 +84,7 @@ export class Simulation {
   end: End | undefined
   /** Bytes are rendered at once unless a test renders them itself. */
   renders = true
-  delay = (): number => 10
+  delay: (link: Link) => number = () => 10
 
   constructor (server: Partial<ServerOptions> = {}) {
     this.server = new ServerModel({
@@ -134,7 +136,10 @@ export class Simulation {
   post (link: Link, queue: Message[], bytes: Uint8Array | 'end'): void {
     if (!link.dead) {
       const last = queue.at(-1)?.at ?? 0
-      queue.push({ at: Math.max(last, this.now + this.delay()), bytes })
+
+      if (queue !== link.toServer || !link.unheard) {
+        queue.push({ at: Math.max(last, this.now + this.delay(link)), bytes })
+      }
 
       if (queue === link.toServer && bytes !== 'end') {
         this.sent.push(decode(bytes))

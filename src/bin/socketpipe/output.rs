@@ -111,6 +111,11 @@ pub(crate) fn harmless(text: &str) -> String {
     text.chars().filter(|c| !steers(*c)).collect()
 }
 
+/// White on black, not what a theme makes of these names: on a light terminal the code would be inverted, which many
+/// cameras do not read.
+const QR_COLOURS: &str = "\x1b[38;5;231;48;5;16m";
+const NO_COLOURS: &str = "\x1b[0m";
+
 /// A QR code in half blocks, or why there is none.
 pub(crate) fn qr(text: &str) -> String {
     // Screens do not get dirty: the lowest level of correction gives the smallest code.
@@ -122,10 +127,17 @@ pub(crate) fn qr(text: &str) -> String {
     if room.is_some_and(|room| usize::from(room) < columns) {
         return format!("(a QR code needs a terminal of {columns} columns)");
     }
-    code.render::<Dense1x2>()
+    let drawn = code
+        .render::<Dense1x2>()
         .dark_color(Dense1x2::Light)
         .light_color(Dense1x2::Dark)
-        .build()
+        .build();
+    if !std::io::stdout().is_terminal() {
+        return drawn;
+    }
+    let lines = drawn.lines();
+    let coloured = lines.map(|line| format!("{QR_COLOURS}{line}{NO_COLOURS}"));
+    coloured.collect::<Vec<_>>().join("\n")
 }
 
 /// The width of the terminal stdout is, if it is one.

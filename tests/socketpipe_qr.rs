@@ -4,6 +4,8 @@
 
 mod socketpipe_gateway_common;
 
+use std::fs;
+
 use crate::socketpipe_gateway_common::{AtTerminal, Directory};
 
 /// Pixels of one module; a character is one module wide and two high.
@@ -95,23 +97,50 @@ fn scan(modules: &[Vec<u8>], theme: Theme) -> Option<String> {
         .next()
 }
 
-#[test]
-fn the_qr_code_leads_to_the_page_on_dark_and_on_light_terminals() {
-    let state = Directory::new();
-    let mut terminal = AtTerminal::start(state.path(), &["serve"], 200, 50);
+/// What `serve` shows at its start in a wide terminal.
+fn serve(state: &Directory, args: &[&str]) -> String {
+    let args = [&["serve"], args].concat();
+    let mut terminal = AtTerminal::start(state.path(), &args, 200, 50);
     let shown = terminal.await_text("makes more");
-    let line = shown.lines().find_map(|line| line.strip_prefix("open "));
-    let url = line.unwrap().trim();
+    terminal.type_in("\x03");
+    assert_eq!(terminal.finish().1, 0);
+    shown
+}
+
+/// The rest of the line that begins so.
+fn line<'a>(shown: &'a str, start: &str) -> &'a str {
+    let found = shown.lines().find_map(|line| line.strip_prefix(start));
+    found
+        .unwrap_or_else(|| panic!("no `{start}` in: {shown}"))
+        .trim()
+}
+
+fn assert_code_says(shown: &str, text: &str) {
     let code: Vec<_> = shown
         .lines()
         .filter(|line| line.contains(['█', '▀']))
         .collect();
     for theme in THEMES {
         let read = scan(&modules(&code, theme), theme);
-        assert_eq!(read.as_deref(), Some(url), "{theme:?}");
+        assert_eq!(read.as_deref(), Some(text), "{theme:?}");
     }
-    terminal.type_in("\x03");
-    assert_eq!(terminal.finish().1, 0);
+}
+
+#[test]
+fn the_qr_code_leads_to_the_page_on_dark_and_on_light_terminals() {
+    let shown = serve(&Directory::new(), &[]);
+    assert_code_says(&shown, line(&shown, "open  "));
+}
+
+#[test]
+fn where_others_cannot_open_the_page_the_qr_code_is_the_invitation() {
+    let state = Directory::new();
+    let config = state.path().join("config.toml");
+    let announce = "announce = [\"/ip4/192.0.2.1/tcp/4001\"]";
+    fs::write(&config, format!("[libp2p]\n{announce}\n")).unwrap();
+    let shown = serve(&state, &["--config", config.to_str().unwrap()]);
+    assert!(line(&shown, "open here").starts_with("http://127.0.0.1:"));
+    assert_code_says(&shown, line(&shown, "invitation"));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use tokio::{
     net::{UnixListener, UnixStream},
 };
 
-use crate::{Failed, state::State};
+use crate::{Failed, output::qr, state::State};
 
 /// The socket.
 const SOCKET: &str = "control.sock";
@@ -74,6 +74,27 @@ enum Reply<T> {
 pub(crate) struct Invited {
     pub(crate) invitation: String,
     pub(crate) url: Option<String>,
+    /// The link opens on this machine only, although the invitation is good elsewhere.
+    #[serde(default)]
+    pub(crate) here: bool,
+}
+
+impl Invited {
+    /// For people; the QR code is what others can use.
+    pub(crate) fn lines(&self, no_qr: bool) -> Vec<String> {
+        let mut lines = vec![format!("invitation  {}", self.invitation)];
+        let label = if self.here {
+            "open here  "
+        } else {
+            "open       "
+        };
+        lines.extend(self.url.as_ref().map(|url| format!("{label} {url}")));
+        if !no_qr {
+            let link = self.url.as_ref().filter(|_| !self.here);
+            lines.push(qr(link.unwrap_or(&self.invitation)));
+        }
+        lines
+    }
 }
 
 /// Asks the server that runs.

@@ -7,7 +7,7 @@ use crate::{
     args::{Invite, InviteAction, ModeArg, Peers, PeersAction, Sessions, SessionsAction},
     control::{InviteRequest, Invited, Request, ask},
     destination::host_port,
-    output::{Output, harmless, qr},
+    output::{Output, harmless},
     state::State,
 };
 
@@ -50,16 +50,8 @@ pub(crate) async fn invite(state: State, options: Invite, output: &Output) -> Re
 }
 
 fn print_invitation(invited: &Invited, no_qr: bool, output: &Output) {
-    let text = || {
-        let mut lines = vec![format!("invitation  {}", invited.invitation)];
-        lines.extend(invited.url.as_ref().map(|url| format!("open        {url}")));
-        if !no_qr {
-            lines.push(qr(invited.url.as_ref().unwrap_or(&invited.invitation)));
-        }
-        lines.join("\n")
-    };
     output.print(
-        text,
+        || invited.lines(no_qr).join("\n"),
         || json!({ "invitation": invited.invitation, "url": invited.url }),
     );
 }

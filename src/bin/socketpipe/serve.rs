@@ -26,7 +26,7 @@ use crate::{
     control::{InviteRequest, Invited, Listener, Request},
     desk::{Desk, TOKENS},
     node::{Node, NodeTask},
-    output::{Output, qr},
+    output::Output,
     state::{Ports, State, port_of},
     time::{rfc3339, unix},
 };
@@ -215,11 +215,7 @@ impl Running {
                     .map(|url| format!("websocket   {url}")),
             );
             if let Some(invited) = &invited {
-                lines.push(format!("invitation  {}", invited.invitation));
-                lines.extend(invited.url.as_ref().map(|url| format!("open        {url}")));
-                if !no_qr {
-                    lines.push(qr(invited.url.as_ref().unwrap_or(&invited.invitation)));
-                }
+                lines.extend(invited.lines(no_qr));
                 lines.push(format!(
                     "\nThe invitation opens {} once; {}. `socketpipe invite` makes more.",
                     self.what(),
@@ -348,6 +344,7 @@ impl Running {
         invitation.port = request.port;
         invitation.name = self.config.name.clone();
         Ok(Invited {
+            here: !leads_here,
             invitation: invitation.to_string(),
             url: page
                 .filter(|_| self.config.websocket.page && mode == Mode::Pty)

@@ -130,9 +130,12 @@ unified_testing() {
     return $status
 }
 
-# Types, the committed bundle, the tests of the page, and the page in Chromium.
+# Types, the committed bundle, the tests of the page, and in Chromium the page that the program serves.
 web_page() {
     any_of npm || { missing "Node.js 20 with npm (needed by web)"; return; }
+    any_of ${CHROMIUM:-chromium chromium-browser google-chrome google-chrome-stable} ||
+        missing "Chromium (needed by the test of the page)" || return
+    cargo build --quiet --features gateway --bin socketpipe || return
     (cd web && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error &&
         npm run --silent types && npm run --silent check && npm test --silent && npm run --silent test:page)
 }

@@ -133,6 +133,8 @@ export class Connector {
     } else if (this.#status.state === 'connected') {
       this.#touch(() => this.session.probe(this.#timers.now()))
       this.#upgradeDelay = UPGRADE_FIRST_MS
+      // What was dialled before may hang.
+      this.#abortDials()
       this.#tryUpgrade()
     }
   }
@@ -297,7 +299,7 @@ export class Connector {
     if (this.#status.state === 'connected') {
       this.#lost()
     } else {
-      this.#failed(`By ${path.kind === 'webrtc' ? 'the direct path' : 'WebSocket'}: ${reason}.`)
+      this.#failed(`${byPath(path.kind)}: ${reason}.`)
     }
   }
 
@@ -318,7 +320,7 @@ export class Connector {
 
     if (refusal.during === 'resume' && notHere) {
       this.#excluded.add(path.kind)
-      this.#failed('The server does not take this session over by that path.')
+      this.#failed(`${byPath(path.kind)}: the server does not continue this session there.`)
     } else if (refusal.during === 'handshake' && NOT_ALLOWED.includes(refusal.code) && elsewhere) {
       this.#excluded.add(path.kind)
       this.#failed(describeRefusal(refusal))
@@ -378,7 +380,10 @@ export class Connector {
 
   #stopDialing (): void {
     this.#cancelTimers()
+    this.#abortDials()
+  }
 
+  #abortDials (): void {
     for (const controller of this.#dials.values()) {
       controller.abort()
     }
@@ -428,4 +433,8 @@ export class Connector {
 
     return result
   }
+}
+
+function byPath (kind: PathKind): string {
+  return kind === 'webrtc' ? 'By the direct path' : 'By WebSocket'
 }

@@ -21,12 +21,16 @@ const timers = {
   random: Math.random
 }
 
+const MENTION_MS = 3000
+
 class Page {
   #invitation: Invitation | undefined
   #connector: Connector | undefined
   #terminal: TerminalView | undefined
   #settings = loadSettings()
   #size = { columns: 80, rows: 24, width: 0, height: 0 }
+  #state = ''
+  #mentioned: ReturnType<typeof setTimeout> | undefined
   #countdown: ReturnType<typeof setInterval> | undefined
 
   start (): void {
@@ -138,8 +142,7 @@ class Page {
         const name = this.#invitation?.name ?? ''
         document.title = [title.slice(0, 100), name].filter(part => part !== '').join(' – ') || 'Terminal'
       },
-      selection: selected => { button('copy').disabled = !selected },
-      leave: () => button('paste').focus()
+      leave: () => button('copy').focus()
     })
 
     terminal.onControlUsed = () => this.#showControl(false)
@@ -152,7 +155,7 @@ class Page {
     }
 
     if (this.#connector?.write(bytes) === false) {
-      this.#announce('Too much input at once: it was not sent.')
+      this.#mention('Too much input at once: it was not sent')
     }
   }
 
@@ -208,7 +211,8 @@ class Page {
   }
 
   async #copy (): Promise<void> {
-    this.#announce(await this.#terminal?.copy() === true ? 'Copied.' : 'The browser does not let this page copy.')
+    const copied = await this.#terminal?.copySelectionOrScreen() === true
+    this.#mention(copied ? 'Copied' : 'The browser does not let this page copy')
     this.#terminal?.focus()
   }
 
@@ -303,6 +307,7 @@ class Page {
     element('notice').hidden = status.state !== 'waiting' && status.state !== 'ended'
     button('close').disabled = status.state === 'ended' || status.state === 'closing'
     button('paste').disabled = status.state === 'ended'
+    element('keys').hidden = status.state === 'ended'
     element('status').dataset.state = status.state
 
     switch (status.state) {
@@ -367,7 +372,15 @@ class Page {
   }
 
   #announce (text: string): void {
+    this.#state = text
     setText(element('state'), text)
+  }
+
+  /** For a moment, in place of the state. */
+  #mention (text: string): void {
+    setText(element('state'), text)
+    clearTimeout(this.#mentioned)
+    this.#mentioned = setTimeout(() => setText(element('state'), this.#state), MENTION_MS)
   }
 }
 

@@ -9,7 +9,6 @@ export interface TerminalEvents {
   input: (bytes: Uint8Array) => void
   size: (columns: number, rows: number, width: number, height: number) => void
   title: (title: string) => void
-  selection: (selected: boolean) => void
   /** The user wants out of the terminal by keyboard. */
   leave: () => void
 }
@@ -72,7 +71,6 @@ export class TerminalView {
     this.#terminal.onData(text => this.#typed(text))
     this.#terminal.onBinary(text => events.input(Uint8Array.from(text, char => char.charCodeAt(0))))
     this.#terminal.onTitleChange(title => events.title(title))
-    this.#terminal.onSelectionChange(() => events.selection(this.#terminal.hasSelection()))
     this.#terminal.attachCustomKeyEventHandler(event => this.#handleKey(event))
 
     withScriptedStyles(() => this.#terminal.open(container))
@@ -109,8 +107,16 @@ export class TerminalView {
     this.fit()
   }
 
-  async copy (): Promise<boolean> {
+  async copySelection (): Promise<boolean> {
     return this.#terminal.hasSelection() && await writeText(this.#terminal.getSelection())
+  }
+
+  /** Keyboards and touch screens cannot select. */
+  async copySelectionOrScreen (): Promise<boolean> {
+    const { viewportY } = this.#terminal.buffer.active
+    return this.#terminal.hasSelection()
+      ? await this.copySelection()
+      : await writeText(this.#lines(viewportY, viewportY + this.#terminal.rows).trimEnd())
   }
 
   /** False if the browser does not let the page read the clipboard. */
@@ -143,14 +149,18 @@ export class TerminalView {
 
   /** The text on the screen and above it, for tests. */
   text (): string {
-    const buffer = this.#terminal.buffer.active
+    return this.#lines(0, this.#terminal.buffer.active.length)
+  }
+
+  /** Rows as text; what was wrapped is one line. */
+  #lines (from: number, to: number): string {
     const lines: string[] = []
 
-    for (let row = 0; row < buffer.length; row++) {
-      const line = buffer.getLine(row)!
-      const content = line.translateToString(true)
+    for (let row = from; row < to; row++) {
+      const line = this.#terminal.buffer.active.getLine(row)
+      const content = line?.translateToString(true) ?? ''
 
-      if (line.isWrapped && lines.length > 0) {
+      if (line?.isWrapped === true && lines.length > 0) {
         lines[lines.length - 1] += content
       } else {
         lines.push(content)
@@ -187,7 +197,7 @@ export class TerminalView {
       event.preventDefault()
 
       if (event.type === 'keydown') {
-        copies ? void this.copy() : this.#events.leave()
+        copies ? void this.copySelection() : this.#events.leave()
       }
     }
 
@@ -207,7 +217,7 @@ export class TerminalView {
 
   #copyOnSelect (): void {
     if (this.#settings.copyOnSelect) {
-      void this.copy()
+      void this.copySelection()
     }
   }
 

@@ -22,8 +22,8 @@ export async function startChromium ({ executable, ice }) {
 
 /** A browser that hangs is killed by process id. */
 export async function closeBrowser (browser) {
-  const kill = setTimeout(() => browser.process()?.kill('SIGKILL'), 5000)
-  await browser.close().catch(() => {})
+  const kill = setTimeout(() => browser?.process()?.kill('SIGKILL'), 5000)
+  await browser?.close().catch(() => {})
   clearTimeout(kill)
 }
 
@@ -108,6 +108,11 @@ class Page {
 
   async type (text) {
     await this.tab.keyboard.type(text)
+  }
+
+  /** Like a paste: in one piece. */
+  async insert (text) {
+    await this.tab.keyboard.sendCharacter(text)
   }
 
   /** Types a command and its Enter. */

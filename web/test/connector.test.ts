@@ -214,6 +214,19 @@ test('tries the direct path at once when the network has changed', async () => {
   assert.equal(connectedBy(setup), 'webrtc')
 })
 
+test('dials again what hangs when the network has changed', async () => {
+  const setup = setUp()
+  setup.direct.mode = 'blocked'
+  setup.connector.start()
+  await setup.timers.run(5000)
+  assert.equal(connectedBy(setup), 'websocket')
+  setup.direct.mode = 'open'
+  setup.connector.nudge()
+  await setup.timers.run(0)
+  assert.equal(setup.direct.dials, 2)
+  assert.equal(connectedBy(setup), 'webrtc')
+})
+
 test('resumes at once after a loss, by whatever path there is', async () => {
   const setup = setUp()
   setup.connector.start()

@@ -5,36 +5,50 @@ const BOTH = ['webrtc', 'websocket']
 const PATH_NAMES = { webrtc: 'direct', websocket: 'WebSocket' }
 const PHONE = { width: 390, height: 780, touch: true }
 
-/** The same by each path. */
-const each = (name, run) => BOTH.map(path => ({ name, path, run }))
+/** By the direct path in each of the browser's two ways, and by WebSocket. */
+const everyWay = (name, run) => BOTH.map(path => ({ name, path, ice: path === 'webrtc' ? ['v1', 'v2'] : ['v1'], run }))
+const each = (name, run) => BOTH.map(path => ({ name, path, ice: ['v1'], run }))
 
 async function connected ({ page, network, path }) {
   await page.open(network.url, network.invite([path]))
   await page.waitState('Connected')
   await page.waitPath(PATH_NAMES[path])
-  await prepare(page, network)
+  await prompted(page)
 }
 
-/** Waits for the shell; a real one learns the counter of the toy shell. */
-async function prepare (page, network) {
-  await page.tab.waitForFunction('socketpipe.text().trim() !== ""')
-
-  if (!network.toy) {
-    await page.command('seq() { for i in $(command seq $1); do echo n$i; [ $((i % 20)) = 0 ] && sleep 0.002; done; }; clear')
-  }
+async function prompted (page) {
+  await page.tab.waitForFunction('socketpipe.text().startsWith("$")')
 }
 
 export const SCENARIOS = [
-  ...each('types, sees output, and the invitation leaves the address bar', async context => {
+  {
+    name: 'opens the link that the program prints, once',
+    path: 'webrtc',
+    ice: ['v1', 'v2'],
+    run: async ({ page, program }) => {
+      const { url } = program.printed()
+      await page.open(url)
+      await page.waitPath('direct')
+      await prompted(page)
+      assert.equal(new URL(page.tab.url()).hash, '', 'the token is still in the address bar')
+      await page.command('echo "hé"llo')
+      await page.shows('héllo\n')
+      await page.tab.goto('about:blank')
+      await page.open(url)
+      await page.waitState('Refused')
+    }
+  },
+
+  ...everyWay('types, sees output, and the invitation leaves the address bar', async context => {
     const { page } = context
     await connected(context)
     assert.equal(new URL(page.tab.url()).hash, '')
     await page.command('echo "hé"llo')
-    await page.shows('llo')
+    await page.shows('héllo\n')
     await page.tab.waitForFunction(`/^(<|\\d).* ms$/.test(document.getElementById('rtt').textContent)`)
   }),
 
-  ...each('tells the size and each change of it', async context => {
+  ...everyWay('tells the size and each change of it', async context => {
     const { page } = context
     await connected(context)
     await page.command('stty size')
@@ -46,10 +60,10 @@ export const SCENARIOS = [
     assert.ok(after.columns < before.columns && after.rows < before.rows, JSON.stringify({ before, after }))
   }),
 
-  ...each('loses no character when the connection breaks', async context => {
+  ...everyWay('loses no character when the connection breaks', async context => {
     const { page, network, path } = context
     await connected(context)
-    await page.command('seq 6000')
+    await page.command('count 6000')
     await page.shows('n500\n')
     await breakPath(network, path)
     assert.ok(!(await page.text()).includes('n6000'), 'the output was over before the connection broke')
@@ -63,41 +77,57 @@ export const SCENARIOS = [
   }),
 
   {
-    name: 'falls back when the direct path dies and keeps the session',
-    path: 'webrtc',
+    name: 'moves to the direct path when it becomes possible, and falls back when it dies',
+    path: 'websocket',
+    ice: ['v1'],
     run: async ({ page, network }) => {
-      await page.open(network.url, network.invite(BOTH))
-      await page.waitPath('direct')
-      await prepare(page, network)
-      await page.command('seq 3000')
-      await page.shows('n300\n')
       network.udp.refuse(true)
-      network.udp.cut()
-      await nudge(page)
+      await page.open(network.url, network.invite(BOTH))
       await page.waitPath('WebSocket')
-      await page.shows('n3000\n')
-      assertComplete(await page.text(), 3000)
+      await prompted(page)
+      await page.command('count 8000')
+      await page.shows('n300\n')
       network.udp.refuse(false)
       await nudge(page)
       await page.waitPath('direct')
-      await page.command('echo moved back')
-      await page.shows('moved back\n')
+      network.udp.refuse(true)
+      network.udp.cut()
+      assert.ok(!(await page.text()).includes('n8000'), 'the output was over before the path died')
+      await nudge(page)
+      await page.waitPath('WebSocket')
+      await page.shows('n8000\n')
+      assertComplete(await page.text(), 8000)
     }
   },
 
   {
-    name: 'uses WebSocket when UDP is blocked from the start',
-    path: 'websocket',
-    run: async ({ page, network }) => {
-      network.udp.refuse(true)
+    // A session belongs to the peer that began it by libp2p; a WebSocket proves no peer.
+    name: 'a session that began directly waits for the direct path, and says so',
+    path: 'webrtc',
+    ice: ['v1'],
+    run: async ({ page, network, screenshot }) => {
       await page.open(network.url, network.invite(BOTH))
-      await page.waitPath('WebSocket')
+      await page.waitPath('direct')
+      await prompted(page)
+      network.udp.refuse(true)
+      network.udp.cut()
+      await nudge(page)
+      await page.waitState('Not connected')
+      assert.match(await page.content('#notice'), /By WebSocket: the server does not continue this session there/)
+      await page.type('echo kept')
+      await screenshot('waiting-light')
+      network.udp.refuse(false)
+      await page.tab.click('#notice-action')
+      await page.waitState('Connected again')
+      await page.command(' input')
+      await page.shows('kept input\n')
     }
   },
 
   {
     name: 'waits visibly while the server is away, and goes on',
     path: 'websocket',
+    ice: ['v1'],
     run: async ({ page, network, path, screenshot }) => {
       await connected({ page, network, path })
       network.http.refuse(true)
@@ -105,7 +135,6 @@ export const SCENARIOS = [
       await page.waitState('Not connected')
       await page.tab.waitForFunction(`/next try in \\d+ s/.test(document.getElementById('countdown').textContent)`)
       await page.type('echo kept')
-      await screenshot('waiting-light')
       network.http.refuse(false)
       await page.tab.click('#notice-action')
       await page.waitState('Connected again')
@@ -137,6 +166,7 @@ export const SCENARIOS = [
   {
     name: 'stays usable in a flood, and Ctrl-C ends it',
     path: 'websocket',
+    ice: ['v1'],
     run: async context => {
       const { page } = context
       await connected(context)
@@ -154,20 +184,21 @@ export const SCENARIOS = [
   {
     name: 'the form takes an invitation and names what is wrong with others',
     path: 'websocket',
+    ice: ['v1'],
     run: async ({ page, network, screenshot }) => {
       await page.open(network.url)
       await page.type('socketpipe:1:broken')
       await page.tab.click('#invite button')
       assert.match(await page.content('#invitation-problem'), /damaged/)
       await screenshot('form-light')
-      await page.type(network.invite([], { a: ['/ip4/127.0.0.1/tcp/1/p2p/x'] }))
+      await page.insert(network.invite([], { a: ['/ip4/127.0.0.1/tcp/1/p2p/x'] }))
       await page.tab.click('#invite button')
       await page.waitState('Refused')
       await page.tab.click('#other')
-      await page.type(network.invite(['websocket'], { m: 'tunnel' }))
+      await page.insert(network.invite(['websocket'], { m: 'tunnel' }))
       await page.tab.click('#invite button')
       assert.match(await page.content('#invitation-problem'), /socketpipe forward/)
-      await page.type(network.invite(['websocket']))
+      await page.insert(network.invite(['websocket']))
       await page.tab.click('#invite button')
       await page.waitState('Connected')
     }
@@ -176,16 +207,16 @@ export const SCENARIOS = [
   {
     name: 'copies by shortcut and button, pastes in brackets and without escapes',
     path: 'websocket',
-    standInOnly: true,
+    ice: ['v1'],
     run: async context => {
       const { page } = context
       await connected(context)
       await page.allow(['clipboard-read', 'clipboard-write', 'clipboard-sanitized-write'])
-      await page.command('raw')
+      await page.command('raw 24')
       await page.shows('ready')
       await page.tab.evaluate(() => navigator.clipboard.writeText('one\nt\u001b[201~wo'))
       await page.tab.click('#paste')
-      await page.shows(String.raw`"\u001b[200~one\rt[201~wo\u001b[201~"`)
+      await page.shows('^[[200~one^Mt[201~wo^[[201~')
 
       await page.command('echo needle')
       await page.shows('needle\n')
@@ -206,6 +237,7 @@ export const SCENARIOS = [
   {
     name: 'asks for the text where the clipboard cannot be read',
     path: 'websocket',
+    ice: ['v1'],
     run: async context => {
       const { page } = context
       await connected(context)
@@ -221,29 +253,50 @@ export const SCENARIOS = [
   {
     name: 'can be left and used by keyboard alone',
     path: 'websocket',
+    ice: ['v1'],
     run: async context => {
-      const { page } = context
+      const { page, program } = context
+      const before = program.sessions().length
       await connected(context)
+      assert.equal(program.sessions().length, before + 1)
+      await page.allow(['clipboard-read', 'clipboard-write', 'clipboard-sanitized-write'])
+      await page.command('echo on the "screen"')
+      await page.shows('on the screen\n')
       await page.chord('Control', 'Shift', 'Enter')
-      assert.equal(await page.tab.evaluate('document.activeElement.id'), 'paste')
+      assert.equal(await focused(page), 'copy')
+      await page.tab.keyboard.press('Enter')
+      await page.waitState('Copied')
+      const copied = await page.tab.evaluate('navigator.clipboard.readText()')
+      assert.equal(copied, '$ echo on the "screen"\non the screen\n$')
+      await page.waitState('Connected')
+
+      await page.chord('Control', 'Shift', 'Enter')
       await page.tab.keyboard.press('Tab')
-      assert.equal(await page.tab.evaluate('document.activeElement.id'), 'open-settings')
+      assert.equal(await focused(page), 'paste')
+      await page.tab.keyboard.press('Tab')
+      assert.equal(await focused(page), 'open-settings')
       await page.tab.keyboard.press('Enter')
       await page.tab.waitForSelector('#settings[open]')
       await page.tab.keyboard.press('Escape')
       await page.tab.waitForFunction('document.activeElement.className.includes("xterm")')
       await page.chord('Control', 'Shift', 'Enter')
-      await page.tab.keyboard.press('Tab')
-      await page.tab.keyboard.press('Tab')
+
+      for (const id of ['paste', 'open-settings', 'close']) {
+        await page.tab.keyboard.press('Tab')
+        assert.equal(await focused(page), id)
+      }
+
       await page.tab.keyboard.press('Enter')
       await page.waitState('Ended')
       assert.match(await page.content('#notice'), /You ended/)
+      assert.equal(program.sessions().length, before, 'the session goes on at the server')
     }
   },
 
   {
     name: 'has keys for touch screens',
     path: 'websocket',
+    ice: ['v1'],
     view: PHONE,
     run: async context => {
       const { page } = context
@@ -257,6 +310,26 @@ export const SCENARIOS = [
     }
   },
 
+  {
+    name: 'makes a picture for the README',
+    path: 'webrtc',
+    ice: ['v1'],
+    view: { width: 900, height: 310, dark: true },
+    run: async context => {
+      const { page, network, screenshot } = context
+      await connected(context)
+      await page.command('colours')
+      await page.shows('underlined')
+      await page.command('for i in 1 2 3 4 5; do echo "line $i of 5"; sleep 0.5; done')
+      await page.shows('line 2')
+      await breakPath(network, 'webrtc')
+      await nudge(page)
+      await page.waitState('Connected again')
+      await page.shows('line 5 of 5\n$')
+      await screenshot('readme')
+    }
+  },
+
   ...[
     ['light', {}],
     ['dark', { dark: true }],
@@ -265,17 +338,17 @@ export const SCENARIOS = [
   ].map(([file, view]) => ({
     name: `looks well (${file})`,
     path: 'webrtc',
-    standInOnly: true,
+    ice: ['v1'],
     view,
     run: async ({ page, network, screenshot }) => {
       await page.open(network.url)
       await screenshot(`form-${file}`)
-      await page.type(network.invite(['webrtc']))
+      await page.insert(network.invite(['webrtc']))
       await page.tab.click('#invite button')
       await page.waitState('Connected')
-      await page.command('colors')
+      await page.command('colours')
       await page.shows('underlined')
-      await page.command('seq 12')
+      await page.command('count 12')
       await page.shows('n12\n')
       await screenshot(`terminal-${file}`)
       await assertNoOverflow(page)
@@ -299,6 +372,10 @@ async function sizeShown (page, count) {
   return { rows, columns }
 }
 
+async function focused (page) {
+  return await page.tab.evaluate('document.activeElement.id')
+}
+
 async function breakPath (network, path) {
   path === 'webrtc' ? network.udp.cut() : network.http.swallow()
 }
@@ -311,7 +388,9 @@ async function nudge (page) {
 /** Every number once and in order; what was typed meanwhile may stand between them. */
 function assertComplete (text, count) {
   const numbers = [...text.matchAll(/n(\d+)$/gm)].map(match => Number(match[1]))
-  assert.deepEqual(numbers, Array.from({ length: count }, (_, index) => index + 1))
+  const wrong = numbers.findIndex((number, index) => number !== index + 1)
+  assert.equal(wrong, -1, `${numbers[wrong]} follows ${numbers[wrong - 1]}`)
+  assert.equal(numbers.length, count)
 }
 
 async function selectWord (page, word) {

@@ -3,7 +3,7 @@
 import { identify } from '@libp2p/identify'
 import type { Connection, Libp2p, Stream } from '@libp2p/interface'
 import { webRTCDirect } from '@libp2p/webrtc'
-import { multiaddr } from '@multiformats/multiaddr'
+import { multiaddr, type Multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { type FrameError, FrameReader } from '../frame.ts'
 import type { Path } from '../session-types.ts'
@@ -51,10 +51,23 @@ async function connect (addresses: string[], signal: AbortSignal): Promise<Conne
 
   try {
     node ??= createNode()
-    return await (await node).dial(dialed, { signal, force: true })
+    return await dialAfresh(await node, dialed, signal)
   } catch (err) {
     console.debug('webrtc-direct:', err)
     throw new DialError('No direct connection: the node does not answer over UDP, or a firewall is in the way.')
+  }
+}
+
+/** js-libp2p lets a dial join another one to the same peer, even one that is just being aborted, and end with it. */
+async function dialAfresh (node: Libp2p, addresses: Multiaddr[], signal: AbortSignal): Promise<Connection> {
+  try {
+    return await node.dial(addresses, { signal, force: true })
+  } catch (err) {
+    if ((err as Error).name !== 'AbortError' || signal.aborted) {
+      throw err
+    }
+
+    return await node.dial(addresses, { signal, force: true })
   }
 }
 

@@ -1,6 +1,6 @@
 // Starts a headless browser with one page. Offers `call(command, ...args)` (see
 // commands.mjs), `version`, `log` with the last lines the page printed, `kill()`
-// and `stop()`.
+// and `stop()`, and puppeteer's `browser` and `page`.
 import { execFileSync } from 'node:child_process'
 import puppeteer from 'puppeteer-core'
 import { CHROMIUM_FLAGS } from './chromium-flags.mjs'
@@ -11,8 +11,11 @@ const LAUNCH_LIMIT_MS = 60_000
 // The driver has the shorter time limits; this one only must not cut in.
 const PROTOCOL_LIMIT_MS = 3_600_000
 
-/** Chromium; `trial` is a field trial with its group, as in `Trial/Enabled`. */
-export async function startChromium ({ executable, origin, ice, trial }) {
+/**
+ * Chromium; `trial` is a field trial with its group, as in `Trial/Enabled`. The page is there when it has set the
+ * global variable `ready`.
+ */
+export async function startChromium ({ executable, origin, ice, trial, ready }) {
   return await startBrowser({
     browser: 'chrome',
     executablePath: executable,
@@ -20,10 +23,10 @@ export async function startChromium ({ executable, origin, ice, trial }) {
       ...CHROMIUM_FLAGS,
       ...(trial != null ? [`--force-fieldtrials=${trial}/`] : [])
     ]
-  }, `${origin}/?ice=${ice}`)
+  }, pageUrl(origin, ice), ready)
 }
 
-export async function startFirefox ({ executable, origin, ice }) {
+export async function startFirefox ({ executable, origin, ice, ready }) {
   return await startBrowser({
     browser: 'firefox',
     executablePath: executable,
@@ -33,10 +36,14 @@ export async function startFirefox ({ executable, origin, ice }) {
       'dom.min_background_timeout_value': 4,
       'dom.timeout.enable_budget_timer_throttling': false
     }
-  }, `${origin}/?ice=${ice}`)
+  }, pageUrl(origin, ice), ready)
 }
 
-async function startBrowser (options, url) {
+function pageUrl (origin, ice) {
+  return ice == null ? `${origin}/` : `${origin}/?ice=${ice}`
+}
+
+async function startBrowser (options, url, ready = 'execute') {
   const browser = await puppeteer.launch({
     ...options,
     headless: true,
@@ -53,11 +60,13 @@ async function startBrowser (options, url) {
     page.on('console', message => log.push(message.text()))
     page.on('pageerror', err => log.push(`page error: ${err.message}`))
     await page.goto(url, { timeout: LAUNCH_LIMIT_MS })
-    await page.waitForFunction('globalThis.execute != null', { timeout: LAUNCH_LIMIT_MS })
+    await page.waitForFunction(`globalThis.${ready} != null`, { timeout: LAUNCH_LIMIT_MS })
 
     return {
       version: await browser.version(),
       log,
+      browser,
+      page,
       call: async (command, ...args) => unwrap(await page.evaluate(
         async (command, args) => await globalThis.execute(command, args), command, args
       )),

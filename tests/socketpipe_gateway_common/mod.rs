@@ -1,6 +1,10 @@
 //! What the tests of the program share: the program itself, an SSH server, a terminal.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests of a program wait in real time"
+)]
 
 use std::{
     fs,
@@ -236,8 +240,7 @@ impl Serve {
         let deadline = std::time::Instant::now() + PATIENCE;
         loop {
             let sessions = self.command(&["sessions"]);
-            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-            let children = children.unwrap_or_default();
+            let children = children(pid);
             if sessions.is_empty() && children.trim().is_empty() {
                 return;
             }
@@ -248,6 +251,16 @@ impl Serve {
             thread::yield_now();
         }
     }
+}
+
+/// The children of a process, of whichever of its threads, as the system lists them.
+fn children(pid: u32) -> String {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks
+        .flatten()
+        // A thread may end in between.
+        .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
+        .collect()
 }
 
 /// Runs a command of the program to its end.

@@ -446,7 +446,7 @@ fn parameters(accepted: &Accepted, config: &ClientConfig) -> Result<Parameters, 
 }
 
 /// No such session, or not for this peer: the same words, so that nothing can be learned.
-pub(in crate::socketpipe) fn not_found() -> Failure {
+pub(crate) fn not_found() -> Failure {
     Failure::new(Code::SESSION_NOT_FOUND, "no such session")
 }
 

@@ -47,6 +47,10 @@ export async function runCell ({ cell, host, ice, program, listener, idle, clean
     return async () => await host.stop()
   }
 
+  if (program.version?.peer === 'libp2p-rtc') {
+    await withCookie(cell, host, program, cleanup)
+  }
+
   aside('wrong-certhash', async () => await host.call('mustNotConnect', withWrongCerthash(addr)))
   aside('listener-killed', async () => await nodeKilled(host, program, cleanup))
 
@@ -201,6 +205,15 @@ async function browserKilled (host, addr, listener) {
   const start = Date.now()
   host.kill()
   return { noticed: await listener.closedAt(local, GONE_LIMIT_MS) - start }
+}
+
+/** A listener of its own asks for a DTLS cookie before it keeps anything of a dialer. */
+async function withCookie (cell, host, program, cleanup) {
+  const env = { INTEROP_COOKIES: '1' }
+  const listener = cleanup.add(await program.listen(`/ip4/${hostAddress()}/udp/0/webrtc-direct`, { env }))
+  const addr = pickAddr(listener.addrs, 'ip4')
+  await cell.scenario('connect-with-cookie', async () => await connectOnce(host, 'cookie', addr))
+  await listener.stop()
 }
 
 async function overIp6 (host, program, cleanup) {

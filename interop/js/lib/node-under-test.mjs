@@ -22,11 +22,11 @@ export class Program {
     this.version = this.#version()
   }
 
-  /** A listener on `addr` that has printed its addresses. */
-  async listen (addr, { seed } = {}) {
+  /** A listener on `addr` that has printed its addresses; `env` is added to its environment. */
+  async listen (addr, { seed, env } = {}) {
     const args = ['listen', addr, ...(seed != null ? ['--seed', `${seed}`] : [])]
     // Only what answers to `version` knows `--events`.
-    const child = this.#spawn(this.version != null ? [...args, '--events'] : args)
+    const child = this.#spawn(this.version != null ? [...args, '--events'] : args, env)
     const listener = new Listener(child)
 
     try {
@@ -44,11 +44,11 @@ export class Program {
     return status === 0 ? parse(stdout) : undefined
   }
 
-  #spawn (args) {
+  #spawn (args, env) {
     const [command, ...first] = this.#command()
     return spawn(command, [...first, ...args], {
       stdio: ['ignore', 'pipe', 'pipe'],
-      env: { ...LOG, NO_COLOR: '1', RUST_BACKTRACE: '1', ...process.env }
+      env: { ...LOG, NO_COLOR: '1', RUST_BACKTRACE: '1', ...process.env, ...env }
     })
   }
 

@@ -4,10 +4,12 @@ use std::process::ExitCode;
 
 use interop_peer::{Failure, Ice, Implementation, Muxed, Settings};
 use libp2p::{Transport as _, core::muxing::StreamMuxerBox};
-use libp2p_rtc::{Config, DialMode, Transport};
+use libp2p_rtc::{Config, DialMode, Limits, Transport};
 
 /// The manifest of the transport, for its version.
 const MANIFEST: &str = include_str!("../../../Cargo.toml");
+/// With this variable in the environment no dialer gets in without a DTLS cookie, as it is for everybody under a flood.
+const COOKIES: &str = "INTEROP_COOKIES";
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -27,7 +29,13 @@ fn transport(settings: &Settings) -> Result<Muxed, Failure> {
         Ice::V1 => DialMode::V1,
         Ice::V2 => DialMode::V2,
     };
-    let config = Config::new(&settings.key).with_dial_mode(mode);
+    let mut config = Config::new(&settings.key).with_dial_mode(mode);
+    if std::env::var_os(COOKIES).is_some() {
+        // Half of the places are for those who bring none: that is none of one.
+        let mut limits = Limits::default();
+        limits.max_handshakes = 1;
+        config = config.with_limits(limits);
+    }
     Ok(Transport::new(config)
         .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)))
         .boxed())

@@ -12,8 +12,8 @@ use crate::{
     output::Output,
     peers::PEERS,
     scenarios::{
-        CLOSE_BY_DIALER, CLOSE_BY_LISTENER, DIALER_KILLED, DIALS, FIRST_RUN, IDLE, LISTENER_KILLED,
-        RESTART, SAME_CERTHASH, SECOND_RUN, SMALL_MESSAGES,
+        CLOSE_BY_DIALER, CLOSE_BY_LISTENER, COOKIE, DIALER_KILLED, DIALS, FIRST_RUN, IDLE,
+        LISTENER_KILLED, RESTART, SAME_CERTHASH, SECOND_RUN, SMALL_MESSAGES,
     },
     stage::{ANYWHERE, Cell, Outcome},
 };
@@ -65,6 +65,7 @@ async fn scenario(cell: &Cell, name: &str, idle: u64) -> Option<Outcome> {
         CLOSE_BY_LISTENER => cell.close_by_listener().await,
         CLOSE_BY_DIALER => cell.close_by_dialer().await,
         RESTART => cell.restart().await,
+        COOKIE => cell.with_cookie().await,
         IDLE => cell.idle(idle).await,
         LISTENER_KILLED | DIALER_KILLED => cell.kill(name == LISTENER_KILLED).await,
         SMALL_MESSAGES => cell.small_messages().await,

@@ -35,8 +35,8 @@ use crate::{
     peers::{PEERS, Peer, command, is_meant},
     process::Program,
     scenarios::{
-        CLOSE_BY_DIALER, CLOSE_BY_LISTENER, DIALER_KILLED, DIALS, Direction, FIRST_RUN, IDLE,
-        LISTENER_KILLED, RESTART, SAME_CERTHASH, SECOND_RUN, SMALL_MESSAGES,
+        CLOSE_BY_DIALER, CLOSE_BY_LISTENER, COOKIE, DIALER_KILLED, DIALS, Direction, FIRST_RUN,
+        IDLE, LISTENER_KILLED, RESTART, SAME_CERTHASH, SECOND_RUN, SMALL_MESSAGES,
     },
     stage::{ANYWHERE, Cell, Outcome},
 };
@@ -215,6 +215,9 @@ async fn quick(cell: &Cell, output: &Output) -> bool {
     }
     for (name, outcome) in cell.series(&listener, SECOND_RUN).await {
         output.line(cell.line(name, outcome));
+    }
+    if cell.listens_with_cookies() {
+        output.line(cell.line(COOKIE, cell.with_cookie().await));
     }
     if !cell.peer.deaf {
         output.line(cell.line(CLOSE_BY_LISTENER, cell.close_by_listener().await));

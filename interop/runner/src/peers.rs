@@ -109,6 +109,8 @@ pub const PEERS: &[Peer] = &[
 
 /// Our own peer program.
 pub const OURS: &[&str] = &["target/release/interop-ours"];
+/// The same, with a listener that asks everybody for a DTLS cookie.
+pub const OURS_WITH_COOKIES: &[&str] = &["env", "INTEROP_COOKIES=1", "target/release/interop-ours"];
 
 impl Peer {
     /// Whether `--only` means this peer.

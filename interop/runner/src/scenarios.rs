@@ -47,6 +47,8 @@ pub const IDLE: &str = "idle";
 pub const LISTENER_KILLED: &str = "listener-killed";
 /// The dialer is killed; the listener notices.
 pub const DIALER_KILLED: &str = "dialer-killed";
+/// Our listener asks the dialer for a DTLS cookie first.
+pub const COOKIE: &str = "connect-with-cookie";
 /// Both sides announce the same certificate for the same key.
 pub const SAME_CERTHASH: &str = "same-certhash";
 /// Dials in turn, each by a fresh process.
@@ -115,6 +117,7 @@ pub const SECOND_RUN: &[Scenario] = &[
 /// The rows of the report, in this order; others come behind.
 pub const ORDER: &[&str] = &[
     CONNECT,
+    COOKIE,
     "identify",
     "ping-x20",
     "echo-1MiB",

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use crate::{
     Failure,
     line::{Line, ms, text},
-    peers::{OURS, Peer, command},
+    peers::{OURS, OURS_WITH_COOKIES, Peer, command},
     process::Program,
     scenarios::{CONNECT, Direction, Scenario},
 };
@@ -110,10 +110,19 @@ impl Cell {
     /// Starts the listener and waits for its address.
     pub async fn listen(&self, addr: &str, options: &[&str]) -> Result<Listener, Failure> {
         let (command, log) = self.program(self.direction == Direction::WeDial);
+        Self::start_listener(&command, log, addr, options).await
+    }
+
+    async fn start_listener(
+        command: &[String],
+        log: &str,
+        addr: &str,
+        options: &[&str],
+    ) -> Result<Listener, Failure> {
         let mut args = vec!["listen", addr, "--events"];
         args.extend_from_slice(options);
         let args: Vec<String> = args.into_iter().map(ToOwned::to_owned).collect();
-        let mut program = Program::start(&command, &args, log)?;
+        let mut program = Program::start(command, &args, log)?;
         let addr = program
             .wait_for(START, |line| line["addr"].as_str().map(ToOwned::to_owned))
             .await;
@@ -209,6 +218,20 @@ impl Cell {
             }
         }
         done
+    }
+
+    /// Whether our listener is dialed, which can ask for cookies.
+    pub fn listens_with_cookies(&self) -> bool {
+        self.direction == Direction::ItDials || self.peer.program == OURS
+    }
+
+    /// The dialer proves its address with a cookie before our listener keeps anything of it.
+    pub async fn with_cookie(&self) -> Outcome {
+        let command = command(&self.root, OURS_WITH_COOKIES);
+        let listener = Self::start_listener(&command, OUR_LOG, ANYWHERE, &[]).await?;
+        let run = self.dialed(&listener.addr, &["--echo", "1000"]).await?;
+        let outcome = run.result("echo").and_then(|_| run.result("connected"));
+        outcome.map_err(|error| blame(&error.to_string(), &run.evidence, Some(&listener)))
     }
 
     /// The listener closes when asked to; the dialer has to notice.

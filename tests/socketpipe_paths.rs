@@ -356,3 +356,41 @@ async fn a_connection_that_guesses_session_ids_is_closed() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_client_that_floods_a_service_that_does_not_read_and_vanishes_leaves_nothing() {
+    let client = Node::new().await;
+    let (port, service) = backend().await;
+    let mut gate = echo_gate(Policy::Token, &[]).await;
+    gate.tunnel.default = Some(("127.0.0.1".to_owned(), port));
+    let host = Host::with(gate).await;
+    let mut raw = Raw::dial(&host, Kind::Web, &client).await;
+    opened(&mut raw, "secret").await;
+    let (stream, _) = soon(service.accept()).await.unwrap();
+    let flood = async {
+        for number in 1.. {
+            let data = libp2p_rtc::socketpipe::Data {
+                number: Some(number),
+                bytes: Bytes::from(vec![7; 16 * 1024]),
+                end: false,
+            };
+            // It is told to stop, and does not care.
+            raw.send(Frame::Data(data)).await;
+        }
+    };
+    let time = std::time::Duration::from_secs(2);
+    assert!(tokio::time::timeout(time, flood).await.is_err());
+    let received = host.server.sessions()[0].received;
+    assert!(received < 16 << 20, "{received} bytes were taken");
+    drop(raw);
+    tokio::time::pause();
+    until(|| !host.server.sessions()[0].connected).await;
+    // Nobody comes back in the time the session is held, and its last bytes are not waited for much longer.
+    let held = std::time::Duration::from_secs(300 + 60 + 10);
+    let began = tokio::time::Instant::now();
+    while !host.server.sessions().is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        assert!(began.elapsed() < held, "it is still there");
+    }
+    drop(stream);
+}

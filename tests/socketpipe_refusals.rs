@@ -461,3 +461,56 @@ async fn noise_ends_its_own_connection_and_nothing_else() {
         Frame::Pong(bytes::Bytes::from_static(b"alive"))
     );
 }
+
+/// Resident memory of this process.
+fn memory() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let kib = line.unwrap().split_whitespace().nth(1).unwrap();
+    kib.parse::<usize>().unwrap() * 1024
+}
+
+#[tokio::test]
+async fn storms_of_sizes_signals_and_variables_are_weathered() {
+    let client = Node::new().await;
+    let mut tokens = OpaqueTokens::default();
+    tokens.insert(b"good", Grant::default());
+    let access = Access::new(Policy::Token, Policy::Token).with_tokens(tokens);
+    let mut gate = Gate::new(access);
+    let shell = libp2p_rtc::socketpipe::ShellConfig::new().program("/bin/sh");
+    let shell = shell
+        .arg("-c")
+        .arg("trap '' HUP TERM INT; while :; do sleep 1; done");
+    gate.pty.default = Some(libp2p_rtc::socketpipe::PtyDefault::Shell(shell));
+    let mut host = Host::with(gate).await;
+    host.url = host.url.replace("/tunnel", "/pty");
+    for kind in [Kind::Peer, Kind::Web] {
+        let mut raw = Raw::dial_pty(&host, kind, &client).await;
+        raw.send(handshake("", 0, "good")).await;
+        assert!(matches!(raw.next().await, Frame::HandshakeResponse(_)));
+        let before = memory();
+        let mut env = vec![0x22, 0, 0, 0, 0, 0, 0x0f, 0xa0, 6];
+        env.extend_from_slice(b"LC_ALL\x0f\x97");
+        env.resize(8 + 4000, b'x');
+        for _ in 0..300 {
+            raw.send_bytes(env.clone()).await;
+        }
+        for number in 0..1000_u16 {
+            let [high, low] = number.to_be_bytes();
+            let size = [0x20, 0, 0, 0, 0, 0, 0, 8, high, low, 0xff, 0xff, 0, 0, 0, 0];
+            raw.send_bytes(size.to_vec()).await;
+            let signal = [0x21, 0, 0, 0, 0, 0, 0, 1, 1 + (number % 3) as u8];
+            raw.send_bytes(signal.to_vec()).await;
+        }
+        let began = tokio::time::Instant::now();
+        raw.send_bytes(b"\x30\0\0\0\0\0\0\x04you?".to_vec()).await;
+        while !matches!(raw.next().await, Frame::Pong(_)) {}
+        eprintln!("{kind:?}: {:?} behind the storm", began.elapsed());
+        let grown = memory().saturating_sub(before);
+        assert!(grown < 32 << 20, "memory has grown by {grown}");
+        assert_eq!(host.server.sessions().len(), 1);
+        let number = host.server.sessions()[0].number;
+        assert!(host.server.end_session(number, Code::POLICY, "enough"));
+        until(|| host.server.sessions().is_empty()).await;
+    }
+}

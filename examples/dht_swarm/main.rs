@@ -19,10 +19,10 @@ use std::{
     process::{Command, ExitCode, Stdio},
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use libp2p::Multiaddr;
 
-use crate::report::Report;
+use crate::{node::TransportKind, report::Report};
 
 /// A Kademlia table of many nodes in one process.
 #[derive(Debug, Parser)]
@@ -70,24 +70,6 @@ pub(crate) struct Options {
     /// Print the figures as one line of JSON.
     #[arg(long)]
     json: bool,
-}
-
-/// What the nodes speak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum TransportKind {
-    /// This crate.
-    Webrtc,
-    /// libp2p-quic.
-    Quic,
-}
-
-impl TransportKind {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Webrtc => "webrtc",
-            Self::Quic => "quic",
-        }
-    }
 }
 
 fn main() -> ExitCode {

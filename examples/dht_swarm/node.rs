@@ -1,7 +1,7 @@
 //! One node of the trial: a task that owns a swarm and does what it is told.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     error::Error,
     sync::{
         Arc,
@@ -10,13 +10,14 @@ use std::{
     time::Duration,
 };
 
+use clap::ValueEnum;
 use futures::StreamExt as _;
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, identify,
     identity::Keypair,
     kad::{
-        self, GetRecordOk, Mode, PutRecordError, QueryId, QueryResult, Quorum, Record, RecordKey,
-        store::MemoryStore,
+        self, GetProvidersOk, GetRecordOk, Mode, PutRecordError, QueryId, QueryResult, Quorum,
+        Record, RecordKey, store::MemoryStore,
     },
     multiaddr::Protocol,
     ping,
@@ -30,14 +31,30 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::TransportKind;
-
 /// Questions that wait for a node.
 const QUEUE: usize = 64;
 
 /// A port that was just given up is free a moment later.
 const PORT_FREE: Duration = Duration::from_secs(10);
 const PORT_RETRY: Duration = Duration::from_millis(20);
+
+/// What the nodes speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TransportKind {
+    /// This crate.
+    Webrtc,
+    /// libp2p-quic.
+    Quic,
+}
+
+impl TransportKind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Webrtc => "webrtc",
+            Self::Quic => "quic",
+        }
+    }
+}
 
 /// What all nodes have done together.
 #[derive(Debug, Default)]
@@ -73,6 +90,8 @@ enum Order {
     Join(Vec<Multiaddr>, oneshot::Sender<bool>),
     Put(Record, oneshot::Sender<usize>),
     Get(RecordKey, oneshot::Sender<Option<Vec<u8>>>),
+    Provide(RecordKey, oneshot::Sender<bool>),
+    Find(RecordKey, oneshot::Sender<HashSet<PeerId>>),
     /// Dial a peer at its stored addresses.
     Dial(PeerId, Vec<Multiaddr>, oneshot::Sender<Result<(), String>>),
     Status(oneshot::Sender<Status>),
@@ -116,6 +135,8 @@ impl Node {
             joining: None,
             puts: HashMap::new(),
             gets: HashMap::new(),
+            provides: HashMap::new(),
+            finds: HashMap::new(),
             dials: HashMap::new(),
         };
         let task = tokio::spawn(runner.run(queue));
@@ -150,6 +171,22 @@ impl Node {
     pub(crate) async fn get(&self, key: &str) -> Option<Vec<u8>> {
         let key = RecordKey::new(&key);
         self.ask(|reply| Order::Get(key, reply)).await.flatten()
+    }
+
+    /// Announces this node as a provider; true if that worked.
+    pub(crate) async fn provide(&self, key: &str) -> bool {
+        let key = RecordKey::new(&key);
+        self.ask(|reply| Order::Provide(key, reply))
+            .await
+            .unwrap_or(false)
+    }
+
+    /// Looks for providers.
+    pub(crate) async fn find(&self, key: &str) -> HashSet<PeerId> {
+        let key = RecordKey::new(&key);
+        self.ask(|reply| Order::Find(key, reply))
+            .await
+            .unwrap_or_default()
     }
 
     /// Dials a peer that was known at these addresses.
@@ -227,6 +264,8 @@ struct Runner {
     joining: Option<oneshot::Sender<bool>>,
     puts: HashMap<QueryId, oneshot::Sender<usize>>,
     gets: HashMap<QueryId, oneshot::Sender<Option<Vec<u8>>>>,
+    provides: HashMap<QueryId, oneshot::Sender<bool>>,
+    finds: HashMap<QueryId, oneshot::Sender<HashSet<PeerId>>>,
     dials: HashMap<ConnectionId, oneshot::Sender<Result<(), String>>>,
 }
 
@@ -265,6 +304,14 @@ impl Runner {
             }
             Order::Get(key, reply) => {
                 self.gets.insert(kad.get_record(key), reply);
+            }
+            Order::Provide(key, reply) => {
+                if let Ok(query) = kad.start_providing(key) {
+                    self.provides.insert(query, reply);
+                }
+            }
+            Order::Find(key, reply) => {
+                self.finds.insert(kad.get_providers(key), reply);
             }
             Order::Dial(peer, addrs, reply) => self.dial(peer, addrs, reply),
             Order::Status(reply) => {
@@ -373,20 +420,38 @@ impl Runner {
                 }
             }
             QueryResult::GetRecord(result) => {
-                let Some(reply) = self.gets.remove(&id) else {
-                    return;
-                };
                 let found = match result {
                     Ok(GetRecordOk::FoundRecord(found)) => Some(found.record.value),
                     _ => None,
                 };
-                // The first record is enough.
-                if let Some(mut query) = self.swarm.behaviour_mut().kad.query_mut(&id) {
-                    query.finish();
+                if let Some(reply) = self.gets.remove(&id) {
+                    self.finish(id);
+                    reply.send(found).ok();
                 }
-                reply.send(found).ok();
+            }
+            QueryResult::StartProviding(result) => {
+                if let Some(reply) = self.provides.remove(&id) {
+                    reply.send(result.is_ok()).ok();
+                }
+            }
+            QueryResult::GetProviders(result) => {
+                let found = match result {
+                    Ok(GetProvidersOk::FoundProviders { providers, .. }) => providers,
+                    _ => HashSet::new(),
+                };
+                if let Some(reply) = self.finds.remove(&id) {
+                    self.finish(id);
+                    reply.send(found).ok();
+                }
             }
             _ => {}
+        }
+    }
+
+    /// The first answer is enough.
+    fn finish(&mut self, id: QueryId) {
+        if let Some(mut query) = self.swarm.behaviour_mut().kad.query_mut(&id) {
+            query.finish();
         }
     }
 }

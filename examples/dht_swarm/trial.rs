@@ -14,13 +14,13 @@ use std::{
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, identity::Keypair};
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use serde_json::json;
 use tokio::time::Instant;
 
 use crate::{
-    Options, TransportKind,
-    node::{Counters, Node, Plan},
+    Options,
+    node::{Counters, Node, Plan, TransportKind},
     print,
     report::{Report, resident_kib},
     say,
@@ -62,6 +62,7 @@ pub(crate) async fn run(options: &Options, kind: TransportKind) -> Result<Report
     trial.report.row("nodes", options.nodes);
     let nodes = trial.bring_up(options, kind).await?;
     trial.put(&nodes).await;
+    trial.provide(&nodes).await;
     trial.get(&nodes, "lookups/s").await;
     trial.connections(&nodes).await;
     trial
@@ -147,6 +148,24 @@ impl Trial {
             self.report.fail(format!("no node took {key}"));
         }
         say("records are put");
+    }
+
+    /// Some nodes announce that they provide something, and others find them.
+    async fn provide(&mut self, nodes: &[Node]) {
+        let providers: Vec<_> = nodes.iter().step_by(10).zip(0..).collect();
+        let mut found = 0;
+        for &(node, at) in &providers {
+            let key = format!("/content/{at}");
+            let asked = self.rng.random_range(0..nodes.len());
+            found += usize::from(
+                node.provide(&key).await && nodes[asked].find(&key).await.contains(&node.peer()),
+            );
+        }
+        self.report
+            .row("providers found", format!("{found} of {}", providers.len()));
+        if found < providers.len() {
+            self.report.fail("a provider is not found".into());
+        }
     }
 
     async fn get(&mut self, nodes: &[Node], what: &str) {

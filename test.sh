@@ -81,20 +81,29 @@ need_packages() {
     any_of ip || packages+=(iproute2)
     any_of protoc || packages+=(protobuf-compiler)
     any_of redis-server || packages+=(redis-server)
+    # Not in everybody's PATH.
+    any_of /usr/sbin/sshd || packages+=(openssh-server)
     [ ${#packages[@]} -gt 0 ] || return 0
     if [ "$(id -u)" -eq 0 ] && any_of apt-get; then
         apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null && return 0
     fi
-    missing "Debian packages ${packages[*]} (needed by the interoperability set)"
+    missing "Debian packages ${packages[*]} (needed by the tests of the gateway and the interoperability set)"
 }
 
 documentation() {
-    RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --document-private-items -p libp2p-rtc --features socketpipe
+    RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --document-private-items -p libp2p-rtc --features gateway
+}
+
+# All features, and those that users of the transport or of the protocol have, without what tests add to them.
+lints() {
+    cargo clippy --quiet --workspace --all-targets --features libp2p-rtc/gateway -- -D warnings &&
+        cargo check --quiet -p libp2p-rtc --no-default-features &&
+        cargo check --quiet -p libp2p-rtc --features socketpipe
 }
 
 # The program that the README begins with, as a newcomer runs it.
 node_example() {
-    cargo build --quiet --release --example node || return 1
+    interop/build || return 1
     local node=target/release/examples/node out addr pid status=0
     out=$(mktemp)
     "$node" listen /ip4/127.0.0.1/udp/0/webrtc-direct >"$out" &
@@ -130,6 +139,14 @@ unified_testing() {
     return $status
 }
 
+# It says what it skips.
+gateway() {
+    local status=0
+    interop/gateway/run | tee target/gateway || status=1
+    ! grep -q SKIPPED target/gateway || absent=yes
+    return $status
+}
+
 # Types, the committed bundle, the tests of the page, and in Chromium the page that the program serves.
 web_page() {
     any_of npm || { missing "Node.js 20 with npm (needed by web)"; return; }
@@ -143,18 +160,20 @@ web_page() {
 # One fixed seed: what a random one finds must not fail an unrelated change. `cargo test` alone draws fresh seeds and
 # prints them.
 tests() {
-    SIMULATION_SEED=${SIMULATION_SEED:-1} PROPTEST_RNG_SEED=${PROPTEST_RNG_SEED:-1} cargo test --workspace --features libp2p-rtc/socketpipe
+    SIMULATION_SEED=${SIMULATION_SEED:-1} PROPTEST_RNG_SEED=${PROPTEST_RNG_SEED:-1} cargo test --workspace --features libp2p-rtc/gateway
 }
 
 command -v cargo >/dev/null || { echo "missing: a Rust toolchain (https://rustup.rs)" >&2; exit 1; }
 
 step "format" cargo fmt --all --check
-step "lints" cargo clippy --quiet --workspace --all-targets --features libp2p-rtc/socketpipe -- -D warnings
+step "lints" lints
 step "documentation" documentation
+# Before the tests: some need an SSH server.
+$quick || step "packages" need_packages
 step "tests" tests
 if ! $quick; then
     step "node example" node_example
-    step "packages" need_packages
+    step "gateway" gateway
     step "interoperability" interoperability
     step "unified-testing" unified_testing
     step "web page" web_page

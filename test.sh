@@ -152,7 +152,8 @@ web_page() {
     any_of npm || { missing "Node.js 20 with npm (needed by web)"; return; }
     any_of ${CHROMIUM:-chromium chromium-browser google-chrome google-chrome-stable} ||
         missing "Chromium (needed by the test of the page)" || return
-    cargo build --quiet --features gateway --bin socketpipe || return
+    # Built already, by the step "tests".
+    cargo test --quiet --no-run --workspace --features libp2p-rtc/gateway || return
     (cd web && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error &&
         npm run --silent types && npm run --silent check && npm test --silent && npm run --silent test:page)
 }

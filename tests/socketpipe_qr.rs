@@ -1,6 +1,10 @@
 //! The QR code of the program `socketpipe`, as a camera sees it on the screen of a terminal.
 #![cfg(all(feature = "gateway", unix))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "what the tests wait for takes real time"
+)]
 
 mod socketpipe_gateway_common;
 

@@ -115,6 +115,15 @@ class Page {
     await this.tab.keyboard.sendCharacter(text)
   }
 
+  /** Presses "Try now", unless that has become needless. */
+  async tryNow () {
+    await this.tab.evaluate(() => {
+      if (!document.getElementById('notice').hidden) {
+        document.getElementById('notice-action').click()
+      }
+    })
+  }
+
   /** Types a command and its Enter. */
   async command (text) {
     await this.type(text)

@@ -9,13 +9,14 @@ const START_LIMIT_MS = 30_000
 
 /** What the shell of the tests knows beside its own commands. */
 const FUNCTIONS = String.raw`
-# Numbered lines, slowly enough that something can happen in between.
+# Numbered lines, not too fast; after the thousandth a test says when to go on.
 count() {
     i=0
     while [ "$i" -lt "$1" ]; do
         i=$((i + 1))
         echo "n$i"
         [ $((i % 20)) -ne 0 ] || sleep 0.01
+        [ "$i" -ne 1000 ] || until [ -e "$(dirname "$ENV")/go" ]; do sleep 0.02; done
     done
 }
 # Shows so many bytes as they come, with bracketed paste turned on.
@@ -70,6 +71,8 @@ export async function startProgram (path) {
     },
     /** A further invitation, as the program prints it: `invitation` and `url`. */
     invite,
+    /** Lets counters go on behind the thousandth line, or not. */
+    go: on => on ? writeFileSync(join(folder, 'go'), '') : rmSync(join(folder, 'go'), { force: true }),
     sessions: () => ask('sessions'),
     stop: async () => {
       child.kill('SIGTERM')

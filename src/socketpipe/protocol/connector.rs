@@ -83,6 +83,8 @@ impl Inner {
     /// leave it.
     async fn connect(&self) -> Result<Wire, ConnectError> {
         let mut dialed = false;
+        // A relay was all there was, and it is not to be used.
+        let mut relay_only = false;
         let mut tried = Vec::new();
         let mut changes = self.shared.changes();
         loop {
@@ -92,20 +94,23 @@ impl Inner {
             let last = self.last().map(|(id, _)| id);
             links.sort_by_key(|link| (link.info.relayed, Some(link.info.id) == last));
             let Some(link) = links.first() else {
-                if dialed {
-                    return Err(ConnectError::new(
+                let found = match std::mem::replace(&mut dialed, true) {
+                    false => self.dial(&tried).await,
+                    true => Err(ConnectError::new(
                         "no connection to the peer gives a stream",
-                    ));
-                }
-                dialed = true;
-                self.dial(&tried).await?;
+                    )),
+                };
+                found.map_err(|error| if relay_only { self.relay_only() } else { error })?;
                 continue;
             };
-            if link.info.relayed && self.wait_for_direct().await {
+            if link.info.relayed && self.wait_for_direct(&tried).await {
                 continue;
             }
-            self.check_relay(link)?;
             tried.push(link.info.id);
+            if link.info.relayed && self.mode == Mode::Tunnel && !self.relay.tunnels {
+                relay_only = true;
+                continue;
+            }
             match self.open(link).await {
                 Ok(wire) => return Ok(wire),
                 Err(StreamError::Unsupported) => return Err(unsupported(self.mode)),
@@ -114,13 +119,13 @@ impl Inner {
         }
     }
 
-    fn check_relay(&self, link: &Link) -> Result<(), ConnectError> {
-        match link.info.relayed && self.mode == Mode::Tunnel && !self.relay.tunnels {
-            true => Err(ConnectError::fatal(
-                "the peer is reached through a relay only, which is not meant for tunnels",
-            )),
-            false => Ok(()),
-        }
+    /// Fatal for a new session only: one that had a direct connection may get another.
+    fn relay_only(&self) -> ConnectError {
+        let error = match self.last() {
+            None => ConnectError::fatal,
+            Some(_) => ConnectError::new,
+        };
+        error("the peer is reached through a relay only, which is not meant for tunnels")
     }
 
     async fn open(&self, link: &Link) -> Result<Wire, StreamError> {
@@ -140,17 +145,19 @@ impl Inner {
         Ok(Wire::stream(stream).with_label(link.info.to_string()))
     }
 
-    /// Waits for hole punching. Whether there is a direct connection now.
-    async fn wait_for_direct(&self) -> bool {
-        let waiting = self.direct();
+    /// Waits for hole punching. Whether there is a direct connection now that was not tried: one that is dead stays in
+    /// the list for a while.
+    async fn wait_for_direct(&self, tried: &[ConnectionId]) -> bool {
+        let waiting = self.direct(tried);
         tokio::time::timeout(self.relay.wait, waiting).await.is_ok()
     }
 
-    async fn direct(&self) -> Link {
+    async fn direct(&self, tried: &[ConnectionId]) -> Link {
         let mut changes = self.shared.changes();
         loop {
             let links = self.shared.links(&self.peer);
-            if let Some(link) = links.into_iter().find(|link| !link.info.relayed) {
+            let direct = |link: &Link| !link.info.relayed && !tried.contains(&link.info.id);
+            if let Some(link) = links.into_iter().find(direct) {
                 return link;
             }
             if changes.changed().await.is_err() {
@@ -204,7 +211,7 @@ impl Inner {
         }
         let mut changes = self.shared.changes();
         loop {
-            let link = self.direct().await;
+            let link = self.direct(&[]).await;
             if let Ok(wire) = self.open(&link).await {
                 return wire;
             }

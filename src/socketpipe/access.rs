@@ -193,8 +193,8 @@ impl Access {
         origin.peer.is_some_and(|peer| peers.contains(&peer))
     }
 
-    /// Lets in or refuses with 1000, 1001 or 1002. Over a WebSocket nobody has a proven peer id: a token is needed under
-    /// [`Policy::Peers`], too, and [`Policy::Both`] and [`Policy::Bound`] let nobody in.
+    /// Lets in or refuses with 1000, 1001 or 1002. Over a WebSocket nobody has a proven peer id: a token is needed
+    /// under [`Policy::Peers`], too, and [`Policy::Both`] and [`Policy::Bound`] let nobody in.
     pub fn check(&self, opening: &Opening) -> Result<Grant, Failure> {
         let policy = match opening.mode {
             Mode::Pty => self.pty,

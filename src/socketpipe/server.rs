@@ -181,8 +181,8 @@ pub struct Opened {
     pub target: String,
     /// After this the session cannot be resumed.
     pub expires: Option<SystemTime>,
-    /// The token alone let it in, so that whoever shows it again may resume the session where no peer is proven, or from
-    /// there where one is. Otherwise a session stays on the kind of path it was opened on.
+    /// The token alone let it in, so that whoever shows it again may resume the session where no peer is proven, or
+    /// from there where one is. Otherwise a session stays on the kind of path it was opened on.
     pub by_token: bool,
 }
 

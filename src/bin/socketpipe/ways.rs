@@ -1,7 +1,7 @@
 //! Two ways to one server: libp2p, and a WebSocket where that does not get through.
 //!
-//! A [`Both`] is the connector of one session. It owns the order in which the ways are tried; what carries over from one
-//! to the other is the session's business.
+//! A [`Both`] is the connector of one session. It owns the order in which the ways are tried; what carries over from
+//! one to the other is the session's business.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

@@ -280,8 +280,8 @@ impl Shell {
     }
 }
 
-/// Keeps apart signals for which all processes of the machine are looked through: a client that sends thousands shall not
-/// keep the server busy. The same one again so soon says nothing new.
+/// Keeps apart signals for which all processes of the machine are looked through: a client that sends thousands shall
+/// not keep the server busy. The same one again so soon says nothing new.
 #[derive(Default)]
 struct Pace {
     last: Vec<(Signal, Instant)>,

@@ -15,8 +15,8 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time for all of it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connects to a service that every one of these lists permits, both by its name and by where that leads. Without a list
-/// the target is the operator's own choice and not checked.
+/// Connects to a service that every one of these lists permits, both by its name and by where that leads. Without a
+/// list the target is the operator's own choice and not checked.
 pub async fn connect_tcp(
     host: &str,
     port: u16,

@@ -188,8 +188,8 @@ impl Path {
         self.deaf = !listening;
     }
 
-    /// When a path that is not read has to be written to. Nobody would notice otherwise that the peer is gone: its end is
-    /// behind what is not read.
+    /// When a path that is not read has to be written to. Nobody would notice otherwise that the peer is gone: its end
+    /// is behind what is not read.
     pub(super) fn nudge_at(&self, interval: Duration) -> Option<Instant> {
         (self.deaf && !self.retired).then(|| self.nudged + interval)
     }
@@ -212,8 +212,8 @@ impl Path {
         self.budget = self.budget.saturating_add(earned).min(PING_BURST);
     }
 
-    /// Keeps a PING of the peer for later: its answer would confirm DATA that a RESUME_REQUEST under way on another path
-    /// does not count, and the peer would forget what it is about to be asked for.
+    /// Keeps a PING of the peer for later: its answer would confirm DATA that a RESUME_REQUEST under way on another
+    /// path does not count, and the peer would forget what it is about to be asked for.
     pub(super) fn withhold(&mut self, now: Instant, payload: Bytes) -> bool {
         let allowed = self.spend(now);
         if allowed {

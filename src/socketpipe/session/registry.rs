@@ -65,8 +65,8 @@ impl<K> Default for Sessions<K> {
 }
 
 impl<K> Sessions<K> {
-    /// Notes a session that was opened by this claimant. Give no token if the session must not leave the kind of path it
-    /// was opened on.
+    /// Notes a session that was opened by this claimant. Give no token if the session must not leave the kind of path
+    /// it was opened on.
     pub fn insert(&mut self, id: &SessionId, mode: Mode, opened_by: &Claimant<'_>, key: K) {
         let entry = Entry {
             mode,

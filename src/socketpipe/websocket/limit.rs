@@ -1,4 +1,5 @@
-//! How often one address may try, a bucket of tokens for each, refilled with time; and how many connections it may have.
+//! How often one address may try, a bucket of tokens for each, refilled with time; and how many connections it may
+//! have.
 
 use std::{
     collections::HashMap,

@@ -173,8 +173,8 @@ fn is_loopback_name(name: &str) -> bool {
         || IpAddr::from_str(bare).is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
-/// Pages of other origins may not open sessions with the powers of who looks at them. Programs send no origin. Behind TLS
-/// the page must have come by TLS, too: others could have changed it.
+/// Pages of other origins may not open sessions with the powers of who looks at them. Programs send no origin. Behind
+/// TLS the page must have come by TLS, too: others could have changed it.
 fn check_origin(config: &WebSocketConfig, tls: bool, headers: &HeaderMap) -> Result<(), Refusal> {
     let host = text(headers, header::HOST).unwrap_or_default();
     let schemes = if tls {

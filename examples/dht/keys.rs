@@ -47,7 +47,7 @@ mod tests {
         // `ipfs add --raw-leaves` of these bytes.
         assert_eq!(
             cid("hello world"),
-            "bafkreifzjut3te7nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
+            "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
         );
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     error::Error,
+    ffi::OsStr,
     io::{BufRead as _, BufReader},
     process::{Child, ChildStdout, Command, Stdio},
     sync::{
@@ -58,7 +59,7 @@ impl Serve {
         std::fs::create_dir_all(&state)?;
         // All clients are on one address here.
         std::fs::write(&config, "[websocket]\nburst = 100000\n")?;
-        let mut child = Command::new(program)
+        let mut child = in_own_session(program)
             .args(["--json", "--state"])
             .arg(&state)
             .args(["serve", "--shell", "/bin/sh", "--config"])
@@ -111,7 +112,7 @@ impl Crowd {
         sessions: usize,
         floods: usize,
     ) -> Result<Self, Box<dyn Error>> {
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut child = in_own_session(std::env::current_exe()?)
             .args(["crowd", &invitation.to_string()])
             .args([sessions.to_string(), floods.to_string()])
             .stdin(Stdio::piped())
@@ -145,6 +146,15 @@ impl Crowd {
             .ok_or("what does the crowd say?")?;
         Ok((alive.parse()?, bytes.parse()?))
     }
+}
+
+/// A program in a session of its own. Linux shares out the processors among sessions first (sched(7), autogroup), and each
+/// terminal is one: server, crowd and this process in one session together would get as much as a single flood. On a
+/// real server each has its own.
+fn in_own_session(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setsid");
+    command.arg(program);
+    command
 }
 
 /// The process of the others: opens all, says so, and ends when its stdin does.

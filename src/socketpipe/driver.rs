@@ -32,8 +32,8 @@ use super::{
 const READ_SIZE: usize = 16 * 1024;
 /// Frames taken from or given to one wire before the others have their turn.
 const MAX_FRAMES: usize = 32;
-/// Rounds of work before the task yields to others.
-const MAX_ROUNDS: usize = 8;
+/// Rounds of work before the task yields to others: few, since a key of another session waits for all that flood.
+const MAX_ROUNDS: usize = 2;
 /// Time for a wire to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(5);
 

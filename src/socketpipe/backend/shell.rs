@@ -30,12 +30,14 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
+use self::brake::Brake;
 use super::{Backend, Control, Exit, is_env_allowed};
 use crate::socketpipe::{
     code::Code,
     frame::{Failure, Signal, Size},
 };
 
+mod brake;
 mod processes;
 
 /// How long a client may take to send variables and size.
@@ -150,7 +152,10 @@ struct Shell {
     program: Program,
     /// Id of the program, its session and its first process group.
     leader: Option<Pid>,
+    brake: Brake,
     children: SignalStream,
+    /// A child of this process has ended since the program was last asked about.
+    may_have_ended: bool,
     /// Signals to all processes of the session, and when the last one was.
     hung_up: Pace,
     /// Runs after the program has ended.
@@ -186,7 +191,9 @@ impl Shell {
                 start: Box::pin(tokio::time::sleep(START_AFTER)),
             },
             leader: None,
+            brake: Brake::default(),
             children: tokio::signal::unix::signal(SignalKind::child())?,
+            may_have_ended: false,
             hung_up: Pace::default(),
             linger: None,
         })
@@ -222,11 +229,16 @@ impl Shell {
         {
             self.start();
         }
-        // Register for the signal first: what ends afterwards wakes us.
-        while let Poll::Ready(Some(())) = self.children.poll_recv(cx) {}
+        // Register for the signal first: what ends afterwards wakes us. Asked for only then: this runs at each read.
+        while let Poll::Ready(Some(())) = self.children.poll_recv(cx) {
+            self.may_have_ended = true;
+        }
         let Program::Running { child } = &mut self.program else {
             return;
         };
+        if !std::mem::take(&mut self.may_have_ended) {
+            return;
+        }
         match child.try_wait() {
             Ok(Some(status)) => self.program = Program::Ended(exit(status)),
             Ok(None) => {}
@@ -323,6 +335,7 @@ impl Backend for Shell {
         if matches!(self.program, Program::Waiting { .. }) {
             return Poll::Pending;
         }
+        ready!(self.brake.poll_ready(cx));
         loop {
             let mut ready = match self.master.poll_read_ready(cx) {
                 Poll::Ready(ready) => ready?,
@@ -333,6 +346,7 @@ impl Backend for Shell {
             match ready.try_io(|_| reader.read(buf.initialize_unfilled())) {
                 Ok(Ok(count)) => {
                     buf.advance(count);
+                    self.brake.count(count);
                     self.linger = None;
                     // 0 is the end: nobody holds the terminal any more.
                     return Poll::Ready(Ok(()));

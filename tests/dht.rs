@@ -18,7 +18,7 @@ use libp2p::{
     identity::Keypair,
     mdns,
     multiaddr::Protocol,
-    swarm::{NetworkBehaviour, SwarmEvent, dummy},
+    swarm::{NetworkBehaviour, SwarmEvent, dial_opts::DialOpts, dummy},
 };
 use libp2p_rtc::{Config, Transport, candidates};
 use node::{Node, Plan, TransportKind};
@@ -40,6 +40,10 @@ async fn soon<F: Future>(future: F) -> F::Output {
 }
 
 fn swarm<B: NetworkBehaviour>(behaviour: impl FnOnce(&Keypair) -> B) -> Swarm<B> {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .try_init()
+        .ok();
     SwarmBuilder::with_new_identity()
         .with_tokio()
         .with_other_transport(|key| Transport::new(Config::new(key)))
@@ -237,14 +241,18 @@ mod reachability {
         // The dial left from the listener's port, so what the server saw is the listener.
         assert_eq!(candidate, own);
         assert!(bare, "identify's own candidate comes first");
-        server.dial(candidate).unwrap();
+        // AutoNAT dials meanwhile, the bare candidate too.
+        let opts = DialOpts::unknown_peer_id().address(candidate).build();
+        let dial = opts.connection_id();
+        server.dial(opts).unwrap();
         soon(async {
             loop {
                 tokio::select! {
                     _ = client.select_next_some() => {}
                     event = server.select_next_some() => match event {
-                        SwarmEvent::ConnectionEstablished { endpoint, .. } if endpoint.is_dialer() => return,
-                        SwarmEvent::OutgoingConnectionError { error, .. } => panic!("{error:?}"),
+                        SwarmEvent::ConnectionEstablished { connection_id, .. } if connection_id == dial => return,
+                        SwarmEvent::OutgoingConnectionError { connection_id, error, .. }
+                            if connection_id == dial => panic!("{error:?}"),
                         _ => {}
                     }
                 }
@@ -376,14 +384,10 @@ mod namespaces {
         }
         ip(&format!("addr del {DUMMY_NET} dev dht0"));
         assert_eq!(next_address(&mut listener).await, (false, added.clone()));
-        add_address_again();
+        ip(&format!("addr add {DUMMY_NET} dev dht0"));
         assert_eq!(next_address(&mut listener).await, (true, added.clone()));
         ip("link del dht0");
         assert_eq!(next_address(&mut listener).await, (false, added));
-    }
-
-    fn add_address_again() {
-        ip(&format!("addr add {DUMMY_NET} dev dht0"));
     }
 
     #[tokio::test]

@@ -254,6 +254,21 @@ async fn dropping_an_ended_stream_with_something_unflushed_or_unread_resets_it()
     }
 }
 
+/// libp2p's AutoNAT answers a dial-back and drops the stream, which its peer has not ended.
+#[tokio::test]
+async fn what_was_flushed_before_a_stream_was_dropped_is_read_before_the_reset() {
+    for mut ends in Ends::both_ways().await {
+        let (mut near, mut far) = ends.stream().await;
+        send(&mut near, b"question").await;
+        assert_eq!(receive(&mut far, 8).await, b"question");
+        send(&mut far, b"answer").await;
+        drop(far);
+        let (got, end) = rest(&mut near).await;
+        assert_eq!(got, b"answer");
+        assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
+}
+
 #[tokio::test]
 async fn dropping_a_closed_stream_leaves_its_bytes_and_their_end() {
     for mut ends in Ends::both_ways().await {

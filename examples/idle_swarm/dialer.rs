@@ -41,7 +41,9 @@ pub(crate) async fn run(addr: Multiaddr, count: usize) -> Result<(), Box<dyn Err
                     return Err(error.into());
                 }
             }
-            SwarmEvent::ConnectionClosed { .. } => return Err("a connection was lost early".into()),
+            SwarmEvent::ConnectionClosed { cause, .. } => {
+                return Err(format!("with {open} open, one was lost: {cause:?}").into());
+            }
             _ => {}
         }
     }
@@ -56,8 +58,9 @@ pub(crate) async fn run(addr: Multiaddr, count: usize) -> Result<(), Box<dyn Err
                 print(&open.to_string())?;
             }
             event = swarm.select_next_some() => {
-                if let SwarmEvent::ConnectionClosed { .. } = event {
+                if let SwarmEvent::ConnectionClosed { cause, .. } = event {
                     open -= 1;
+                    tracing::warn!(?cause, "a connection was lost");
                 }
             }
         }

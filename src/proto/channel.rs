@@ -333,7 +333,8 @@ impl Channel {
         changed
     }
 
-    /// RESET by the peer ends both halves, as go, js and rust-libp2p have it.
+    /// RESET by the peer ends both halves, as go, js and rust-libp2p have it. What came before is still read, as over yamux
+    /// and QUIC: who answers and then drops the stream, like libp2p's AutoNAT, has sent its answer.
     pub(crate) fn on_reset(&mut self, code: Option<u32>) -> Reaction {
         let mut reaction = Reaction {
             send_changed: self.move_send(SendHalf::Reset),
@@ -341,7 +342,6 @@ impl Channel {
         };
         if matches!(self.receive, ReceiveHalf::Open | ReceiveHalf::Discarding) {
             self.receive = ReceiveHalf::Reset(code);
-            self.drop_received();
             reaction.readable = true;
         }
         reaction

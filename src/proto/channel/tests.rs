@@ -82,11 +82,12 @@ fn unknown_flags_and_fields_are_skipped() {
 }
 
 #[test]
-fn a_reset_drops_what_was_not_read_and_ends_both_halves() {
+fn a_reset_comes_after_what_was_received_and_ends_both_halves() {
     let mut channel = channel();
-    channel.on_message(data(b"lost"));
+    channel.on_message(data(b"answer"));
     let reaction = channel.on_message(raw(&[4, 0x08, 2, 0x18, 7]));
     assert!(reaction.readable && reaction.send_changed);
+    assert_eq!(channel.read(), Read::Data(raw(b"answer")));
     assert_eq!(
         (channel.read(), channel.read()),
         (Read::Reset(Some(7)), Read::Reset(Some(7)))
@@ -100,7 +101,10 @@ fn a_channel_closed_without_fin_reads_as_reset_and_with_fin_as_end_of_file() {
     let mut cut = channel();
     cut.on_message(data(b"part"));
     cut.on_link_closed();
-    assert_eq!(cut.read(), Read::Reset(None));
+    assert_eq!(
+        (cut.read(), cut.read()),
+        (Read::Data(raw(b"part")), Read::Reset(None))
+    );
 
     let mut ended = channel();
     ended.on_message(data(b"all"));

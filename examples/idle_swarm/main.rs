@@ -168,19 +168,7 @@ async fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
     ))?;
     sleep(rest.saturating_sub(from.elapsed())).await;
 
-    let mut alive = 0;
-    for dialer in &mut dialers {
-        alive += dialer.ask().await?;
-    }
-    let seen = listener.ask().await?;
-    print(&format!(
-        "| alive after {} s, dialers | {alive} |",
-        from.elapsed().as_secs()
-    ))?;
-    print(&format!("| alive, listener | {seen} |"))?;
-    if alive != options.connections || seen != options.connections {
-        return Err(format!("of {} connections {alive} live on", options.connections).into());
-    }
+    all_alive(options, &mut listener, &mut dialers).await?;
     if per_connection > options.max_kib as f64 {
         return Err(format!("a connection takes more than {} KiB", options.max_kib).into());
     }
@@ -188,6 +176,28 @@ async fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
         return Err(
             format!("a dial takes {busy_dial:?} in the middle, {empty_dial:?} before").into(),
         );
+    }
+    Ok(())
+}
+
+/// Fails if a connection was lost.
+async fn all_alive(
+    options: &Options,
+    listener: &mut Child,
+    dialers: &mut [Child],
+) -> Result<(), Box<dyn Error>> {
+    let mut alive = 0;
+    for dialer in dialers {
+        alive += dialer.ask().await?;
+    }
+    let seen = listener.ask().await?;
+    print(&format!(
+        "| alive after {} s, dialers | {alive} |",
+        options.seconds
+    ))?;
+    print(&format!("| alive, listener | {seen} |"))?;
+    if alive != options.connections || seen != options.connections {
+        return Err(format!("of {} connections {alive} live on", options.connections).into());
     }
     Ok(())
 }

@@ -2,14 +2,16 @@
 import {
   Capability, DEFAULT_MESSAGE_SIZE, VERSION, type Frame, type HandshakeResponse
 } from './frame.ts'
-import { DEFAULT_INTERVAL_S, DEFAULT_TIMEOUT_S, MAX_RESUME_TOKEN, WISHED_INTERVAL_S } from './limits.ts'
-import type { SessionOptions } from './session-types.ts'
+import { DEFAULT_INTERVAL_S, DEFAULT_TIMEOUT_S, WISHED_INTERVAL_S } from './limits.ts'
+import type { PathKind, SessionOptions } from './session-types.ts'
 
 export interface Agreement {
   resume: boolean
   intervalMs: number
   timeoutMs: number
   maxMessageSize: number
+  /** The kind of path the session began on: there the server knows it by its name. */
+  openedOn: PathKind
 }
 
 export function handshakeRequest ({ host, port, token }: SessionOptions): Frame {
@@ -26,17 +28,23 @@ export function handshakeRequest ({ host, port, token }: SessionOptions): Frame 
   }
 }
 
-export function resumeRequest ({ token }: SessionOptions, id: Uint8Array, last: bigint): Frame {
-  const fits = token.length > 0 && token.length <= MAX_RESUME_TOKEN
-  return { type: 'resume-request', id, last, ...(fits ? { token } : {}) }
+/**
+ * On a path of another kind than the session was opened on, the token proves to the server that it is still us; on the
+ * same kind the frame stays as it is published.
+ */
+export function resumeRequest (
+  { token }: SessionOptions, id: Uint8Array, last: bigint, elsewhere: boolean
+): Frame {
+  return { type: 'resume-request', id, last, ...(elsewhere && token.length > 0 ? { token } : {}) }
 }
 
 /** A 0 stands for the default. */
-export function agree (response: Extract<HandshakeResponse, { ok: true }>): Agreement {
+export function agree (response: Extract<HandshakeResponse, { ok: true }>, openedOn: PathKind): Agreement {
   return {
     resume: (response.capabilities & (Capability.resume | Capability.persistence)) !== 0,
     intervalMs: (response.pingInterval === 0 ? DEFAULT_INTERVAL_S : response.pingInterval) * 1000,
     timeoutMs: (response.pingTimeout === 0 ? DEFAULT_TIMEOUT_S : response.pingTimeout) * 1000,
-    maxMessageSize: response.maxMessageSize === 0 ? DEFAULT_MESSAGE_SIZE : response.maxMessageSize
+    maxMessageSize: response.maxMessageSize === 0 ? DEFAULT_MESSAGE_SIZE : response.maxMessageSize,
+    openedOn
   }
 }

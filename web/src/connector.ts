@@ -45,9 +45,6 @@ const SHORT_LIFE_MS = 5000
 /** A direct path that came too late for the first try is dialled again after this. */
 const LATE_UPGRADE_MS = 1000
 
-/** For a resume these may only mean "not by this path": a session can be bound to a peer id. */
-const NOT_HERE: number[] = [ErrorCode.sessionNotFound, ErrorCode.authInsufficient]
-
 /** For a handshake these may: each kind of path can have its own policy. */
 const NOT_ALLOWED: number[] = [ErrorCode.authFailed, ErrorCode.authExpired, ErrorCode.authInsufficient]
 
@@ -62,7 +59,6 @@ export class Connector {
   readonly #dials = new Map<PathKind, AbortController>()
   /** Kinds dialled since the last loss or pause. */
   readonly #tried = new Set<PathKind>()
-  #home: PathKind | undefined
   #refused: Refusal | undefined
   #problems: string[] = []
   #failures = 0
@@ -264,7 +260,6 @@ export class Connector {
   }
 
   #attached (path: Path, fresh: boolean): void {
-    this.#home ??= path.kind
     this.#attachedAt = this.#timers.now()
     this.#problems = []
     this.#silent = false
@@ -316,11 +311,15 @@ export class Connector {
   #refusedBy (path: Path, refusal: Refusal): void {
     this.#refused = refusal
     const elsewhere = this.#usable().some(({ kind }) => kind !== path.kind)
-    const notHere = NOT_HERE.includes(refusal.code) && path.kind !== this.#home
+    // It may only mean "not by this kind of path": the session can be bound to a peer.
+    const notHere = refusal.code === ErrorCode.sessionNotFound && path.kind !== this.session.openedOn
 
     if (refusal.during === 'resume' && notHere) {
       this.#excluded.add(path.kind)
       this.#failed(`${byPath(path.kind)}: the server does not continue this session there.`)
+    } else if (refusal.during === 'resume' && this.session.path != null) {
+      // A move has failed; the session goes on where it is.
+      this.#planUpgrade()
     } else if (refusal.during === 'handshake' && NOT_ALLOWED.includes(refusal.code) && elsewhere) {
       this.#excluded.add(path.kind)
       this.#failed(describeRefusal(refusal))

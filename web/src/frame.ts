@@ -58,7 +58,7 @@ export interface ResumeRequest {
   type: 'resume-request'
   id: Uint8Array
   last: bigint
-  /** Appended after the published fields; servers that do not want it ignore it. */
+  /** Appended after the published fields, on another kind of path than the session was opened on. */
   token?: Uint8Array
 }
 
@@ -129,7 +129,8 @@ const dataCap = (maxMessageSize: number): number => maxMessageSize + NUMBER_LENG
 /** The longest payload taken for a frame type, checked before anything is kept. */
 function payloadCap (type: number, maxMessageSize: number): number {
   switch (type) {
-    case Type.handshakeRequest: return 16 * KIB
+    case Type.handshakeRequest:
+    case Type.resumeRequest: return 16 * KIB
     case Type.data: return dataCap(maxMessageSize)
     case Type.ping:
     case Type.pong: return KIB

@@ -25,7 +25,6 @@ export const CONFIRM_EVERY = WINDOW / 4
 
 export const MAX_UNKNOWN_FRAMES = 64
 export const MAX_GAPS = 3
-export const MAX_RESUME_TOKEN = 2048
 
 /** A size of the terminal as a server takes it. */
 export function clampSize (columns: number, rows: number, width: number, height: number): TerminalSize {

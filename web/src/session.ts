@@ -13,7 +13,7 @@ import {
   MAX_INPUT_OFFLINE, MAX_UNKNOWN_FRAMES, PROBE_MS
 } from './limits.ts'
 import { Outbox } from './outbox.ts'
-import type { End, Path, SessionEvents, SessionOptions, State } from './session-types.ts'
+import type { End, Path, PathKind, SessionEvents, SessionOptions, State } from './session-types.ts'
 
 export class Session {
   readonly #options: SessionOptions
@@ -62,6 +62,10 @@ export class Session {
     return this.#attempt != null
   }
 
+  get openedOn (): PathKind | undefined {
+    return this.#agreement?.openedOn
+  }
+
   /** True if a lost connection does not end the session. */
   get resumable (): boolean {
     return this.#id != null
@@ -83,7 +87,7 @@ export class Session {
 
     if (this.#id != null) {
       this.#attempt = { path, deadline: now + (this.#agreement?.timeoutMs ?? DEFAULT_TIMEOUT_S * 1000) }
-      this.#send(path, resumeRequest(this.#options, this.#id, this.#inbox.last))
+      this.#send(path, resumeRequest(this.#options, this.#id, this.#inbox.last, path.kind !== this.openedOn))
     } else if (this.#path != null) {
       this.#detach(path, 'the session cannot move')
     } else {
@@ -248,7 +252,7 @@ export class Session {
       return
     }
 
-    this.#agreement = agree(response)
+    this.#agreement = agree(response, path.kind)
     this.#outbox.limitPieces(this.#agreement.maxMessageSize)
     this.#take(path, now)
 

@@ -290,6 +290,29 @@ test('a session bound to the direct path is not given up because the fallback re
   assert.equal(setup.fallback.dials, 1)
 })
 
+test('a session that goes on by the fallback stays there when the direct path is refused', async () => {
+  const setup = setUp()
+  setup.connector.start()
+  await setup.timers.run(10_000)
+  setup.direct.mode = 'broken'
+  setup.direct.cut()
+  await setup.timers.run(10_000)
+  assert.equal(connectedBy(setup), 'websocket')
+
+  const sessions = [...setup.server.sessions]
+  setup.server.sessions.clear()
+  setup.direct.mode = 'open'
+  setup.connector.nudge()
+  await setup.timers.run(100)
+  assert.equal(setup.direct.dials, 3)
+  assert.equal(connectedBy(setup), 'websocket')
+
+  // It is tried again later.
+  sessions.forEach(([id, session]) => setup.server.sessions.set(id, session))
+  await setup.timers.run(60_000)
+  assert.equal(connectedBy(setup), 'webrtc')
+})
+
 test('ends when the server has no such session where it began', async () => {
   const setup = setUp()
   setup.connector.start()

@@ -139,6 +139,12 @@ test('reads the appended fields of the resume frames', () => {
   assert.equal(encode(response).length, 8 + 20)
   assert.deepEqual(plain(decode(encode(response))), plain(response))
   assert.deepEqual(plain(decode(encode(request))), plain(request))
+  assert.equal(toHex(encode(request)).slice(-10), '0003616263', 'a length of two bytes, then the token')
+})
+
+test('a resume request takes any token that a handshake takes', () => {
+  const request: Frame = { type: 'resume-request', id: ID, last: 2n, token: new Uint8Array(4096) }
+  assert.deepEqual(plain(decode(encode(request))), plain(request))
 })
 
 test('cuts a long text between two characters', () => {

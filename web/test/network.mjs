@@ -3,9 +3,13 @@ import { startTcpProxy, startUdpProxy } from './proxies.mjs'
 
 const PREFIX = 'socketpipe:1:'
 
+/** What an invitation says. */
+export const fieldsOf = invitation =>
+  JSON.parse(Buffer.from(invitation.slice(PREFIX.length), 'base64url').toString())
+
 /** Forwarders before everything this invitation names. */
 export async function startNetwork ({ url, invitation }) {
-  const fields = JSON.parse(Buffer.from(invitation.slice(PREFIX.length), 'base64url').toString())
+  const fields = fieldsOf(invitation)
   const http = await startTcpProxy(Number(new URL(url).port))
   const direct = fields.a.find(address => address.includes('/webrtc-direct/certhash/'))
   const [, host, udpPort] = /^\/ip4\/([^/]+)\/udp\/(\d+)\//.exec(direct)

@@ -1,5 +1,6 @@
 // What is done with the page in Chromium. A scenario throws if something is not as it should be.
 import assert from 'node:assert/strict'
+import { fieldsOf } from './network.mjs'
 
 const BOTH = ['webrtc', 'websocket']
 const PATH_NAMES = { webrtc: 'direct', websocket: 'WebSocket' }
@@ -114,12 +115,54 @@ export const SCENARIOS = [
   },
 
   {
-    // A session belongs to the peer that began it by libp2p; a WebSocket proves no peer.
-    name: 'a session that began directly waits for the direct path, and says so',
+    name: 'goes on over WebSocket when the direct path it began on dies, and returns',
+    path: 'webrtc',
+    ice: ['v1', 'v2'],
+    run: async ({ page, network, program }) => {
+      program.go(false)
+      await page.open(network.url, network.invite(BOTH))
+      await page.waitPath('direct')
+      await prompted(page)
+      await page.command('count 3000')
+      await page.shows('n1000\n')
+      program.go(true)
+      network.udp.refuse(true)
+      network.udp.cut()
+      await page.type('echo typed mean')
+      await nudge(page)
+      await page.waitPath('WebSocket')
+      await page.command('while')
+      await page.shows('n3000\n')
+      await page.shows('typed meanwhile\n')
+      assertComplete(await page.text(), 3000)
+
+      program.go(false)
+      await page.command('clear; count 4000')
+      await page.shows('n1000\n')
+      network.udp.refuse(false)
+      program.go(true)
+      await nudge(page)
+      await page.waitPath('direct')
+      await page.shows('n4000\n')
+      assertComplete((await page.text()).split('count 4000').at(-1), 4000)
+    }
+  },
+
+  {
+    // The session of a token that was issued for a peer is that peer's; a WebSocket proves no peer.
+    name: 'a session bound to its peer waits for the direct path, and says so',
     path: 'webrtc',
     ice: ['v1'],
-    run: async ({ page, network, screenshot }) => {
+    run: async ({ page, network, program, screenshot }) => {
       await page.open(network.url, network.invite(BOTH))
+      await page.waitPath('direct')
+      const token = tokenFor(program.sessions().at(-1).peer, program)
+      await page.tab.click('#close')
+      await page.waitState('Ended')
+      await page.tab.click('#other')
+      await page.insert(network.invite(BOTH, { t: token }))
+      await page.tab.click('#invite button')
+      await page.waitState('Connected')
       await page.waitPath('direct')
       await prompted(page)
       network.udp.refuse(true)
@@ -363,6 +406,11 @@ async function sizeShown (page, count) {
   await page.tab.waitForFunction(`${shown}.length >= ${count}`)
   const [rows, columns] = await page.tab.evaluate(`${shown}.at(-1).slice(1).map(Number)`)
   return { rows, columns }
+}
+
+/** A token that is good for this peer only. */
+function tokenFor (peer, program) {
+  return fieldsOf(program.invite('--peer', peer).invitation).t
 }
 
 async function focused (page) {

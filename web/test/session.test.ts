@@ -81,12 +81,37 @@ test('resumes without loss after a cut in the middle of both streams', () => {
   assert.equal(simulation.attached.at(-1)?.fresh, false)
 })
 
-test('sends the token with a resume request', () => {
-  const simulation = new Simulation()
-  simulation.cut(simulation.established())
-  simulation.connect()
-  const request = simulation.sent.at(-1)!
-  assert.equal(request.type === 'resume-request' && request.token != null && text([...request.token]), 't')
+/** The token of the last resume request. */
+function tokenShown (simulation: Simulation): string | undefined {
+  const request = simulation.sent.findLast(frame => frame.type === 'resume-request')
+  assert.ok(request?.type === 'resume-request')
+  return request.token == null ? undefined : text([...request.token])
+}
+
+test('shows the token where the session goes on by another kind of path than it was opened on', () => {
+  for (const [opened, other] of [['webrtc', 'websocket'], ['websocket', 'webrtc']] as const) {
+    const simulation = new Simulation()
+    simulation.cut(simulation.established(opened))
+    simulation.cut(simulation.established(opened))
+    assert.equal(tokenShown(simulation), undefined, `back by ${opened}`)
+
+    simulation.cut(simulation.established(other))
+    assert.equal(tokenShown(simulation), 't', `on by ${other}`)
+
+    // The kind it was opened on counts, not the last one.
+    simulation.established(other)
+    assert.equal(tokenShown(simulation), 't', `again by ${other}`)
+    simulation.established(opened)
+    assert.equal(tokenShown(simulation), undefined, `returned to ${opened}`)
+    assert.equal(simulation.session.state, 'established')
+  }
+})
+
+test('appends no empty token', () => {
+  const simulation = new Simulation({}, new Uint8Array())
+  simulation.cut(simulation.established('webrtc'))
+  simulation.established('websocket')
+  assert.equal(tokenShown(simulation), undefined)
 })
 
 test('does not repeat input to a server that does not say what it has', () => {

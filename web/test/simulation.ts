@@ -86,7 +86,7 @@ export class Simulation {
   renders = true
   delay: (link: Link) => number = () => 10
 
-  constructor (server: Partial<ServerOptions> = {}) {
+  constructor (server: Partial<ServerOptions> = {}, token = new Uint8Array([116])) {
     this.server = new ServerModel({
       accepts: () => undefined,
       backend: () => ({
@@ -97,7 +97,7 @@ export class Simulation {
       }),
       ...server
     })
-    this.session = new Session({ token: new Uint8Array([116]), env: [['TERM', 'xterm-256color']] }, {
+    this.session = new Session({ token, env: [['TERM', 'xterm-256color']] }, {
       data: bytes => {
         this.output.push(...bytes)
 

@@ -64,12 +64,15 @@ impl Session {
         self.advance_closing(now);
     }
 
-    /// Client: tells a server that has not answered a handshake or a resume yet.
+    /// Client: tells a server that has not answered a handshake or a resume yet. During a move that is beside the main
+    /// path, which the server may have left.
     fn close_opening(&mut self, close: &Close) {
-        let path = match (self.link.phase, self.link.resuming) {
-            (Phase::Opening { path, .. }, _) => Some(path),
-            (Phase::Detached { .. }, Some(resuming)) => Some(resuming.path),
-            _ => None,
+        let resuming = self.link.resuming.map(|resuming| resuming.path);
+        let path = match self.link.phase {
+            Phase::Opening { path, .. } => Some(path),
+            Phase::Open { main } => resuming.filter(|path| *path != main),
+            Phase::Detached { .. } => resuming,
+            Phase::Idle | Phase::Closed => None,
         };
         if let Some(path) = path.and_then(|path| self.path_mut(path)) {
             path.send(Frame::Close(close.clone()));
@@ -281,8 +284,9 @@ impl Session {
             Step::Check { .. } => self.send_close(now),
             Step::Reply { .. } => self.reply(),
             Step::Answer { .. } => {
-                let reason = EndReason::Close(closing.close.clone());
-                self.end(By::Local, reason);
+                let close = closing.close.clone();
+                self.close_opening(&close);
+                self.end(By::Local, EndReason::Close(close));
             }
         }
     }
@@ -292,6 +296,15 @@ impl Session {
         let Some(closing) = &self.closing else { return };
         let close = closing.close.clone();
         let is_server = self.settings.role == Role::Server;
+        if !is_server && self.link.resuming.is_some() && !matches!(closing.step, Step::Reply { .. })
+        {
+            // The server may have moved already: CLOSE follows when it says so, or when the time is over.
+            if !matches!(closing.step, Step::Answer { .. }) {
+                let until = now + ANSWER_TIMEOUT;
+                self.step(Step::Answer { until });
+            }
+            return;
+        }
         let keep = match closing.step {
             Step::Drain { .. } | Step::Check { .. } => is_server,
             // The tail may be lost with the path; a client that lacks it will come back for it.
@@ -302,6 +315,16 @@ impl Session {
             self.step(Step::Drain { since: now });
         } else {
             self.end(By::Local, EndReason::Close(close));
+        }
+    }
+
+    /// Client: no path leads to the server any more, nor is one being tried. What ends has ended; the rest waits for
+    /// the next path.
+    pub(super) fn disconnected(&mut self) {
+        let is_client = self.settings.role == Role::Client;
+        match self.closing.take_if(|_| is_client) {
+            Some(Closing { close, .. }) => self.end(By::Local, EndReason::Close(close)),
+            None => self.tell(Event::Disconnected),
         }
     }
 

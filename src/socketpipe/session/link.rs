@@ -318,7 +318,7 @@ impl Session {
         } else if self.is_of_another_kind(path) && failure.code == Code::SESSION_NOT_FOUND {
             // It may only mean "not by this kind of path": the session can be bound to the peer.
             self.drop_path(path, PathCause::Unused);
-            self.tell(Event::Disconnected);
+            self.disconnected();
         } else {
             // The path is left to the driver for a fresh session.
             self.paths.retain(|known| known.id != path);
@@ -371,7 +371,7 @@ impl Session {
             self.link.resuming = None;
             self.link.abandoned += 1;
             match self.link.phase {
-                Phase::Detached { .. } => self.tell(Event::Disconnected),
+                Phase::Detached { .. } => self.disconnected(),
                 // A move has failed that was to tell what got lost on the channel.
                 Phase::Open { main } if main != path && self.outbound.is_in_doubt() => {
                     self.repair(now);

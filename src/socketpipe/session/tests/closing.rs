@@ -151,6 +151,84 @@ fn a_client_without_transport_ends_at_once() {
     assert_eq!(close_code(&pair.client).1, Code::USER);
 }
 
+/// The client begins to move to a second path; afterwards the delays are these, in milliseconds.
+fn moving(old: u64, new: u64) -> Pair {
+    let mut pair = open();
+    pair.client.write(5000);
+    for wire in &mut pair.wires {
+        wire.delay = Duration::from_millis(old);
+    }
+    pair.delay = Duration::from_millis(new);
+    pair.connect();
+    pair
+}
+
+#[test]
+fn a_close_during_a_move_reaches_the_server_wherever_it_is() {
+    for (old, new) in [(5, 50), (50, 5), (20, 20)] {
+        for after in [0, 4, 12, 52, 57, 70, 99, 200] {
+            let mut pair = moving(old, new);
+            pair.run(Duration::from_millis(after));
+            pair.client.write(1000);
+            let had_main = matches!(pair.client.session.status(), Status::Established { .. });
+            let now = pair.now;
+            pair.client.session.close(now, Code::USER, "bye");
+            pair.run(Duration::from_secs(2));
+            let case = format!("{old} ms, {new} ms, closed after {after} ms");
+            assert!(pair.client.end().is_some(), "the client: {case}");
+            assert!(pair.server().end().is_some(), "the server: {case}");
+            assert_eq!(close_code(pair.server()).1, Code::USER, "{case}");
+            // Without a main path nothing waits for a client that ends.
+            let sent = if had_main { 6000 } else { 5000 };
+            assert_eq!(pair.server().received, sent, "{case}");
+        }
+    }
+}
+
+#[test]
+fn an_abort_during_a_move_reaches_the_server_wherever_it_is() {
+    for after in [0, 12, 52, 57, 70, 99] {
+        let mut pair = moving(5, 50);
+        pair.run(Duration::from_millis(after));
+        let now = pair.now;
+        pair.client.session.abort(now, Code::USER, "");
+        pair.run(Duration::from_secs(2));
+        assert!(
+            pair.client.end().is_some() && pair.server().end().is_some(),
+            "after {after} ms"
+        );
+    }
+}
+
+#[test]
+fn a_close_whose_answer_is_late_is_told_on_the_new_path_too() {
+    let mut pair = moving(5, 4000);
+    pair.silence(MAIN);
+    let now = pair.now;
+    pair.client.session.close(now, Code::USER, "");
+    pair.run(Duration::from_secs(40));
+    assert_eq!(close_code(&pair.client).1, Code::USER);
+    assert_eq!(close_code(pair.server()).1, Code::USER);
+}
+
+#[test]
+fn a_close_during_a_move_does_not_wait_for_paths_that_are_gone() {
+    let mut pair = moving(5, 50);
+    let new = pair.wires.last().expect("the new one").id;
+    let now = pair.now;
+    pair.client.session.close(now, Code::USER, "");
+    pair.cut(MAIN);
+    pair.run(Duration::ZERO);
+    assert_eq!(pair.client.end(), None);
+    pair.cut(new);
+    pair.run(Duration::ZERO);
+    assert_eq!(
+        close_code(&pair.client),
+        (By::Local, Code::USER, String::new())
+    );
+    assert!(!pair.client.saw(&Event::Disconnected));
+}
+
 #[test]
 fn abort_tells_the_error_and_drops_what_was_not_sent() {
     let mut pair = open();

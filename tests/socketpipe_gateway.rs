@@ -702,6 +702,8 @@ fn sessions_and_invitations_are_listed_and_taken_back() {
     assert!(shown.contains("time is over"), "{shown}");
     serve.command(&["invite", "revoke", "anna"]);
     assert_eq!(labels(&serve), ["first guest"]);
+    let again = run(serve.directory.path(), &["invite", "revoke", "anna"]);
+    assert_eq!(again.status.code(), Some(1));
     let refused = run(state.path(), &["connect", &invitation.to_string()]);
     assert!(
         String::from_utf8(refused.stderr)

@@ -18,7 +18,13 @@ pub(crate) async fn invite(state: State, options: Invite, output: &Output) -> Re
             list(&state, &Request::Tokens, &columns, output).await
         }
         Some(InviteAction::Revoke { label }) => {
-            let answer: Value = ask(&state, &Request::Revoke { label }).await?;
+            let request = Request::Revoke {
+                label: label.clone(),
+            };
+            let answer: Value = ask(&state, &request).await?;
+            if answer["revoked"] == 0 {
+                return Err(format!("no invitation has the label `{label}`").into());
+            }
             output.print(
                 || format!("{} taken back", answer["revoked"]),
                 || answer.clone(),

@@ -74,7 +74,9 @@ impl Desk {
                 input: config.recording.input,
             });
         if let Some(recording) = &recording {
-            recording.prepare()?;
+            recording.prepare().map_err(|error| {
+                format!("recordings in {}: {error}", recording.directory.display())
+            })?;
         }
         let desk = Self {
             inner: Arc::new(Inner {

@@ -98,7 +98,9 @@ pub(crate) fn chain(error: &dyn Error) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         let error_text = error.to_string();
-        if !text.contains(&error_text) {
+        if text.is_empty() {
+            text = error_text;
+        } else if !text.contains(&error_text) {
             text = format!("{text}: {error_text}");
         }
         cause = error.source();
@@ -155,6 +157,15 @@ fn terminal_columns() -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn causes_are_told_even_if_the_error_itself_says_nothing() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("")]
+        struct Silent(#[source] std::io::Error);
+        let error = Silent(std::io::Error::other("the port is taken"));
+        assert_eq!(chain(&error), "the port is taken");
+    }
 
     #[test]
     fn a_qr_code_is_drawn_in_lines_of_one_width() {

@@ -758,10 +758,11 @@ fn commands_without_a_server_say_so() {
         assert!(said.contains("no server runs"), "{said}");
     }
     let nonsense = run(state.path(), &["connect", "nonsense"]);
+    assert_eq!(nonsense.status.code(), Some(255));
+    let said = String::from_utf8(nonsense.stderr).unwrap();
     assert!(
-        String::from_utf8(nonsense.stderr)
-            .unwrap()
-            .contains("no invitation")
+        said.contains("names no server") && said.contains("wss://"),
+        "{said}"
     );
 }
 

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Exit status when there is none of a remote program.
-const NO_STATUS: u8 = 255;
+pub(crate) const NO_STATUS: u8 = 255;
 /// Bytes read from the keyboard or a pipe at once.
 const READ_SIZE: usize = 16 * 1024;
 /// Pieces of input that wait to be looked at.

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, Read as _};
 use libp2p::Multiaddr;
 use libp2p_rtc::socketpipe::{
     Control, OpenError, RemoteSession, SessionOptions,
-    invitation::{Invitation, peer_of},
+    invitation::{Invitation, InvitationError, peer_of},
     open,
     session::Mode,
     websocket::{TlsRoots, WebSocketConnector},
@@ -24,6 +24,10 @@ use crate::{
 const TOKEN_VARIABLE: &str = "SOCKETPIPE_TOKEN";
 /// Longest invitation with its link.
 const MAX_TARGET: u64 = 16 * 1024;
+
+/// What is written where an invitation, a multiaddr or a URL belongs is none of them.
+const NO_SERVER: &str = "this names no server: expected an invitation (socketpipe:1:…), a link with one, a multiaddr \
+                         (/ip4/…/p2p/…) or a ws:// or wss:// URL";
 
 /// A server, as far as a client knows it.
 #[derive(Clone, Debug)]
@@ -121,7 +125,7 @@ fn parse(text: &str, mode: Mode) -> Result<Invitation, Failed> {
     if text.starts_with('/') {
         let address: Multiaddr = text
             .parse()
-            .map_err(|error| format!("multiaddr: {error}"))?;
+            .map_err(|error| format!("this multiaddr is wrong or not complete: {error}"))?;
         if peer_of(&address).is_none() {
             return Err("the multiaddr must end in /p2p/ and the id of the peer".into());
         }
@@ -136,7 +140,10 @@ fn parse(text: &str, mode: Mode) -> Result<Invitation, Failed> {
             ..bare
         });
     }
-    Ok(text.parse::<Invitation>()?)
+    text.parse().map_err(|error| match error {
+        InvitationError::NoInvitation => NO_SERVER.into(),
+        error => error.into(),
+    })
 }
 
 fn token(target: &Target) -> Result<Option<String>, Failed> {

@@ -37,6 +37,11 @@ type Failed = Box<dyn Error + Send + Sync>;
 fn main() -> ExitCode {
     let args = Args::parse();
     let output = Output::new(args.json);
+    // Of a terminal the small numbers are those of the program in it.
+    let status = match args.command {
+        Command::Connect(_) => connect::NO_STATUS,
+        _ => 1,
+    };
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("SOCKETPIPE_LOG")
@@ -46,14 +51,14 @@ fn main() -> ExitCode {
         .init();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => return output.failed(&error),
+        Err(error) => return output.failed(&error, status),
     };
     let outcome = runtime.block_on(run(args, &output));
     // A thread may still wait for a key.
     runtime.shutdown_background();
     match outcome {
         Ok(code) => ExitCode::from(code),
-        Err(error) => output.failed(error.as_ref()),
+        Err(error) => output.failed(error.as_ref(), status),
     }
 }
 

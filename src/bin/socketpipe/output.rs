@@ -46,7 +46,7 @@ impl Output {
     }
 
     /// The last word of a command that failed.
-    pub(crate) fn failed(&self, error: &(dyn Error + 'static)) -> ExitCode {
+    pub(crate) fn failed(&self, error: &(dyn Error + 'static), status: u8) -> ExitCode {
         let text = last_word(error);
         self.note(&text, || {
             let mut object = json!({ "event": "error", "message": text });
@@ -58,7 +58,7 @@ impl Output {
         });
         match error.downcast_ref::<OpenError>() {
             Some(_) => ExitCode::from(255),
-            None => ExitCode::FAILURE,
+            None => ExitCode::from(status),
         }
     }
 }

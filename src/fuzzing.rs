@@ -16,9 +16,11 @@ use libp2p_core::Multiaddr;
 
 use crate::{
     proto::{
+        candidate::Candidate,
         credentials, dcep,
         frame::{self, Frame, FrameDecoder, FrameError},
         hello::{self, ClientHello},
+        sdp::{Description, MAX_CANDIDATES},
         stun::{self, Message},
     },
     transport::addr,
@@ -146,6 +148,31 @@ pub fn dcep(data: &[u8]) {
             assert_eq!(open.is_unordered(), data[1] >= 0x80);
         }
         dcep::Dcep::Ack => assert_eq!(data.len(), 1),
+    }
+}
+
+/// A session description.
+pub fn sdp(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let Ok(read) = Description::parse(text) else {
+        return;
+    };
+    assert!(!read.fingerprints.is_empty() && read.candidates.len() <= MAX_CANDIDATES);
+    let written = read.to_string();
+    assert_eq!(Description::parse(&written).as_ref(), Ok(&read));
+}
+
+/// An ICE candidate as signaling carries it.
+pub fn candidate(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(read) = Candidate::parse(text) {
+        let written = read.to_string();
+        assert!(!written.contains(['\r', '\n']));
+        assert_eq!(Candidate::parse(&written).as_ref(), Ok(&read));
     }
 }
 

@@ -6,6 +6,10 @@ pub mod candidates;
 #[cfg(any(test, feature = "__fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the shells of signaled connections come next")
+)]
 mod proto;
 #[cfg(feature = "socketpipe")]
 pub mod socketpipe;

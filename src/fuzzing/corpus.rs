@@ -46,6 +46,16 @@ fn dcep_samples() {
 }
 
 #[test]
+fn sdp_samples() {
+    replay("sdp", fuzzing::sdp);
+}
+
+#[test]
+fn candidate_samples() {
+    replay("candidate", fuzzing::candidate);
+}
+
+#[test]
 fn multiaddr_samples() {
     replay("multiaddr", fuzzing::multiaddr);
 }

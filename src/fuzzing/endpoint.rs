@@ -96,6 +96,10 @@ impl Pair {
             | Event::ChannelWritable(_)
             | Event::ChannelClosed(_)
             | Event::AddressChanged(_)
+            | Event::Candidate(_)
+            | Event::EndOfCandidates
+            | Event::PathSelected { .. }
+            | Event::PathLost
             | Event::Closed(_) => {}
         }
     }

@@ -136,6 +136,8 @@ pub(crate) struct Channel {
     pub(crate) last_read: Option<Instant>,
     /// When the last message came.
     pub(crate) last_message: Option<Instant>,
+    /// Messages are the application's as they are, without frames and flags.
+    raw: bool,
     unordered: bool,
     max_frame: usize,
     decoder: FrameDecoder,
@@ -166,6 +168,7 @@ impl Channel {
             timer: None,
             last_read: None,
             last_message: None,
+            raw: false,
             unordered: false,
             max_frame,
             decoder: FrameDecoder::new(max_frame),
@@ -174,6 +177,16 @@ impl Channel {
             joined: BytesMut::new(),
             early: Vec::new(),
         }
+    }
+
+    /// The same for messages without frames and flags.
+    pub(crate) fn into_raw(self) -> Self {
+        Self { raw: true, ..self }
+    }
+
+    /// Whether its messages have no frames.
+    pub(crate) fn is_raw(&self) -> bool {
+        self.raw
     }
 
     /// A channel of which a message came, but no OPEN yet.
@@ -202,11 +215,23 @@ impl Channel {
         match self.link {
             Link::Early => self.keep_early(message),
             Link::Lingering | Link::Closing => Reaction::default(),
+            Link::Open if self.raw => self.take_raw(message),
             Link::Open if self.unordered => self.decode_whole(message),
             Link::Open => {
                 self.decoder.push(message);
                 self.decode()
             }
+        }
+    }
+
+    fn take_raw(&mut self, message: Bytes) -> Reaction {
+        let readable = self.receive == ReceiveHalf::Open && !message.is_empty();
+        if readable {
+            self.push_piece(message);
+        }
+        Reaction {
+            readable,
+            ..Reaction::default()
         }
     }
 
@@ -355,6 +380,15 @@ impl Channel {
             self.early = Vec::new();
         }
         self.link = Link::Closing;
+        if self.raw && self.receive == ReceiveHalf::Open {
+            // There is no other way to end a channel of messages: what came before can still be read.
+            self.receive = ReceiveHalf::Finished;
+            return Reaction {
+                send_changed: self.move_send(SendHalf::Reset),
+                readable: true,
+                ..Reaction::default()
+            };
+        }
         self.on_reset(None)
     }
 

@@ -9,6 +9,7 @@ mod addresses;
 mod channels;
 mod closing;
 mod handshake;
+mod signaled;
 mod transfer;
 
 use std::{
@@ -20,10 +21,15 @@ use std::{
 
 use rand::rngs::StdRng;
 
-pub(crate) use self::addresses::TooManyAddresses;
-use self::handshake::Unproven;
+#[cfg(test)]
+pub(crate) use self::signaled::Application;
 #[cfg(test)]
 pub(crate) use self::transfer::Held;
+pub(crate) use self::{
+    addresses::TooManyAddresses,
+    signaled::{Call, SignalError},
+};
+use self::{handshake::Unproven, signaled::Signaled};
 use super::{
     channel::Channel,
     config::Limits,
@@ -35,6 +41,7 @@ use super::{
     error::{CloseReason, DropReason, EngineError, Phase},
     event::{ChannelId, Counters, Dial, Event, HandshakePhase, PathStats, Side},
     fingerprint::Fingerprint,
+    ice::{RelayTransmit, RouteChange},
     outbox::Outbox,
     prober::Prober,
     stun::{BindingRequest, BindingResponse},
@@ -54,6 +61,10 @@ pub(crate) struct Context<'a> {
     pub(crate) counters: &'a mut Counters,
     /// Handshake phases that ended.
     pub(crate) phases: &'a mut VecDeque<HandshakePhase>,
+    /// Where messages for TURN servers go.
+    pub(crate) relayed: &'a mut VecDeque<RelayTransmit>,
+    /// What its routes become.
+    pub(crate) routes: &'a mut Vec<RouteChange>,
 }
 
 /// What an inbound connection began with.
@@ -68,12 +79,13 @@ pub(crate) struct Origin {
 }
 
 /// Our half of ICE.
-#[derive(Debug)]
 enum Ice {
     /// ICE-lite: the peer checks, we answer.
     Lite(PeerCredentials),
     /// We check.
     Prober(Box<Prober>),
+    /// Both check, and agree on a path.
+    Signaled(Box<Signaled>),
 }
 
 /// One connection.
@@ -84,6 +96,8 @@ pub(crate) struct Connection {
     /// The random of the ClientHello it began with (listener).
     random: Option<[u8; 32]>,
     local_ip: Option<IpAddr>,
+    /// Datagrams go by a TURN server.
+    relayed: bool,
     ice: Ice,
     dtls: Dtls,
     sctp: Option<Sctp>,
@@ -201,6 +215,7 @@ impl Connection {
             origin: remote,
             random: None,
             local_ip,
+            relayed: false,
             ice,
             dtls,
             sctp: None,
@@ -257,7 +272,7 @@ impl Connection {
     pub(crate) fn peer_credentials(&self) -> Option<&PeerCredentials> {
         match &self.ice {
             Ice::Lite(credentials) => Some(credentials),
-            Ice::Prober(_) => None,
+            Ice::Prober(_) | Ice::Signaled(_) => None,
         }
     }
 
@@ -276,21 +291,21 @@ impl Connection {
         self.authenticated
     }
 
-    /// Whether no check of ours was answered yet.
+    /// A dial of which no check was answered yet.
     pub(crate) fn is_probing(&self) -> bool {
-        self.side == Side::Dialer && self.phase == Phase::Ice
+        self.phase == Phase::Ice && !self.is_signaled()
     }
 
     /// A dial whose DTLS handshake is not done.
     pub(crate) fn is_dialing(&self) -> bool {
-        self.side == Side::Dialer && self.phase <= Phase::Dtls
+        self.side == Side::Dialer && self.phase <= Phase::Dtls && !self.is_signaled()
     }
 
     /// The tie-breaker of a dial (RFC 8445 section 7.3.1.1).
     pub(crate) fn tie_breaker(&self) -> Option<u64> {
         match &self.ice {
             Ice::Prober(prober) => Some(prober.tie_breaker()),
-            Ice::Lite(_) => None,
+            Ice::Lite(_) | Ice::Signaled(_) => None,
         }
     }
 
@@ -350,7 +365,7 @@ impl Connection {
         if self.ended.is_some() {
             return;
         }
-        if self.is_probing() {
+        if self.phase == Phase::Ice {
             self.hold(datagram);
             return;
         }
@@ -368,7 +383,10 @@ impl Connection {
         }
         self.feed_dtls(datagram, cx);
         let authentic = self.pump_dtls(cx);
-        if authentic && remote == self.remote {
+        if authentic && self.is_signaled() {
+            // Where it is, the checks decide.
+            self.heard_data(remote, cx.now);
+        } else if authentic && remote == self.remote {
             self.remote_seen = cx.now;
         } else if authentic {
             self.move_to(remote);
@@ -398,7 +416,7 @@ impl Connection {
     pub(crate) fn dialer_key(&self, request: &BindingRequest<'_>) -> Option<&[u8]> {
         match &self.ice {
             Ice::Prober(prober) => prober.key_for(request),
-            Ice::Lite(_) => None,
+            Ice::Lite(_) | Ice::Signaled(_) => None,
         }
     }
 
@@ -421,6 +439,7 @@ impl Connection {
         if !matches!(reason, CloseReason::Local | CloseReason::Remote) {
             self.say_goodbye(cx);
         }
+        self.close_ice(cx);
         self.events.push_back(Event::Closed(reason.clone()));
         self.ended = Some(reason);
         cx.counters.channels_closed += mem::take(&mut self.counted_open);
@@ -500,9 +519,10 @@ impl Connection {
     }
 
     /// The earliest instant at which [`Self::handle_timeout`] or [`Self::process`] has something to do, and why.
-    pub(crate) fn poll_timeout(&self) -> (Instant, &'static str) {
-        let prober = match &self.ice {
+    pub(crate) fn poll_timeout(&mut self) -> (Instant, &'static str) {
+        let prober = match &mut self.ice {
             Ice::Prober(prober) => Some(prober.poll_timeout()),
+            Ice::Signaled(signaled) => signaled.agent.poll_timeout(),
             Ice::Lite(_) => None,
         };
         let hello = self.setup.as_ref().and_then(|setup| setup.hello_again);

@@ -11,7 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{event::ConnectionId, stun};
+use super::{
+    event::ConnectionId,
+    ice::RelayId,
+    stun::{self, TransactionId},
+};
 
 /// How long a goodbye is kept for a peer that missed it.
 const TOMBSTONE_LIFETIME: Duration = Duration::from_secs(5);
@@ -80,6 +84,11 @@ pub(super) struct Demux {
     addresses: HashMap<SocketAddr, ConnectionId>,
     usernames: HashMap<(u64, bool), ConnectionId>,
     hasher: RandomState,
+    /// Ufrags of ours, transactions and flows of connections that were signaled. We chose them all, but strangers
+    /// choose which ones they ask for: the standard hasher.
+    ufrags: HashMap<String, ConnectionId>,
+    transactions: HashMap<TransactionId, ConnectionId>,
+    relays: HashMap<RelayId, ConnectionId>,
     tombstones: HashMap<SocketAddr, Tombstone>,
     tombstone_order: VecDeque<(Instant, SocketAddr)>,
 }
@@ -99,6 +108,51 @@ impl Demux {
 
     fn username_key(&self, username: &str, remote: SocketAddr) -> (u64, bool) {
         (self.hasher.hash_one(username), remote.is_ipv6())
+    }
+
+    /// The connection that has this ufrag.
+    pub(super) fn by_ufrag(&self, ufrag: &str) -> Option<ConnectionId> {
+        self.ufrags.get(ufrag).copied()
+    }
+
+    /// The connection that waits for an answer with this id.
+    pub(super) fn by_transaction(&self, transaction: TransactionId) -> Option<ConnectionId> {
+        self.transactions.get(&transaction).copied()
+    }
+
+    /// The connection of a flow to a TURN server.
+    pub(super) fn by_relay(&self, relay: RelayId) -> Option<ConnectionId> {
+        self.relays.get(&relay).copied()
+    }
+
+    /// Routes a ufrag.
+    pub(super) fn insert_ufrag(&mut self, ufrag: String, connection: ConnectionId) {
+        self.ufrags.insert(ufrag, connection);
+    }
+
+    /// Forgets a ufrag.
+    pub(super) fn remove_ufrag(&mut self, ufrag: &str) {
+        self.ufrags.remove(ufrag);
+    }
+
+    /// Routes a transaction.
+    pub(super) fn insert_transaction(&mut self, id: TransactionId, connection: ConnectionId) {
+        self.transactions.insert(id, connection);
+    }
+
+    /// Forgets a transaction.
+    pub(super) fn remove_transaction(&mut self, id: TransactionId) {
+        self.transactions.remove(&id);
+    }
+
+    /// Routes a flow.
+    pub(super) fn insert_relay(&mut self, relay: RelayId, connection: ConnectionId) {
+        self.relays.insert(relay, connection);
+    }
+
+    /// Forgets a flow.
+    pub(super) fn remove_relay(&mut self, relay: RelayId) {
+        self.relays.remove(&relay);
     }
 
     /// Routes an address.
@@ -206,7 +260,8 @@ impl Demux {
     #[cfg(test)]
     /// Entries of all tables but the tombstones.
     pub(super) fn len(&self) -> usize {
-        self.addresses.len() + self.usernames.len()
+        let signaled = self.ufrags.len() + self.transactions.len() + self.relays.len();
+        self.addresses.len() + self.usernames.len() + signaled
     }
 }
 

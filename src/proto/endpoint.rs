@@ -5,6 +5,7 @@
 
 mod first_contact;
 mod newcomers;
+mod signaled;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -29,6 +30,7 @@ use super::{
         ChannelId, ConnectionId, Counters, Dial, Event, HandshakePhase, PathStats, Read, Side,
         Write,
     },
+    ice::{RelayTransmit, RouteChange},
     outbox::{Outbox, Transmit},
 };
 
@@ -59,6 +61,9 @@ pub(crate) struct Endpoint {
     events: VecDeque<(ConnectionId, Event)>,
     phases: VecDeque<HandshakePhase>,
     outbox: Outbox,
+    relayed: VecDeque<RelayTransmit>,
+    routes: Vec<RouteChange>,
+    next_relay: u64,
     counters: Counters,
 }
 
@@ -72,6 +77,8 @@ macro_rules! context {
             rng: &mut $self.rng,
             counters: &mut $self.counters,
             phases: &mut $self.phases,
+            relayed: &mut $self.relayed,
+            routes: &mut $self.routes,
         }
     };
 }
@@ -119,6 +126,9 @@ impl Endpoint {
             events: VecDeque::new(),
             phases: VecDeque::new(),
             outbox: Outbox::default(),
+            relayed: VecDeque::new(),
+            routes: Vec::new(),
+            next_relay: 0,
             counters: Counters::default(),
         }
     }
@@ -239,7 +249,7 @@ impl Endpoint {
         let Some(connection) = self
             .connections
             .get(&id)
-            .filter(|connection| connection.side() == Side::Listener)
+            .filter(|connection| connection.side() == Side::Listener && !connection.is_signaled())
         else {
             return;
         };
@@ -356,6 +366,7 @@ impl Endpoint {
                 let (deadline, reason) = connection.poll_timeout();
                 self.deadlines.set(id, Some(deadline));
                 self.reasons.insert(id, reason);
+                self.change_routes(id);
             }
         }
         touched.clear();
@@ -393,6 +404,8 @@ impl Endpoint {
         let username = connection
             .peer_credentials()
             .map(|credentials| credentials.username.clone());
+        self.change_routes(id);
+        self.remove_routes(id, &connection);
         let goodbye = connection.take_goodbye();
         self.demux.bury(now, connection.remote(), username, goodbye);
         self.dying.insert(id, connection);

@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
+    candidate::Candidate,
     credentials::IceVersion,
     error::{CloseReason, DropReason, Phase},
     fingerprint::Fingerprint,
@@ -79,8 +80,8 @@ pub(crate) enum Event {
     Ready {
         /// The peer's certificate.
         remote_fingerprint: Fingerprint,
-        /// Which credentials were used.
-        version: IceVersion,
+        /// Which credentials were used; none if the connection was signaled.
+        version: Option<IceVersion>,
     },
     /// The peer opened a channel.
     ChannelOpened(ChannelId),
@@ -94,6 +95,19 @@ pub(crate) enum Event {
     ChannelClosed(ChannelId),
     /// The peer moved to another address.
     AddressChanged(SocketAddr),
+    /// Signaled: the peer is to be told of this candidate of ours.
+    Candidate(Box<Candidate>),
+    /// Signaled: there are no more.
+    EndOfCandidates,
+    /// Signaled: data goes by this path now. Also when it comes back after [`Self::PathLost`].
+    PathSelected {
+        /// The peer's address, as we see it.
+        remote: SocketAddr,
+        /// By a TURN server of ours.
+        relayed: bool,
+    },
+    /// Signaled: nothing comes by the path any more. An ICE restart may find another one.
+    PathLost,
     /// Last event.
     Closed(CloseReason),
 }

@@ -58,6 +58,18 @@ impl Fingerprint {
         }
         text
     }
+
+    /// Reads that form, in whatever case.
+    pub(crate) fn from_sdp(text: &str) -> Option<Self> {
+        let mut digest = [0; DIGEST_LEN as usize];
+        let mut pairs = text.split(':');
+        for byte in &mut digest {
+            let pair = pairs.next().filter(|pair| pair.len() == 2)?;
+            let digits = pair.bytes().all(|digit| digit.is_ascii_hexdigit());
+            *byte = u8::from_str_radix(pair, 16).ok().filter(|_| digits)?;
+        }
+        pairs.next().is_none().then_some(Self(digest))
+    }
 }
 
 impl fmt::Debug for Fingerprint {

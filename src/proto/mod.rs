@@ -9,6 +9,7 @@
 //! [`Endpoint::poll_event`] until it gives nothing, `process` again if anything was done about the events,
 //! [`Endpoint::poll_transmit`] until it gives nothing, [`Endpoint::poll_timeout`]. A datagram is never an error.
 
+pub(crate) mod candidate;
 pub(crate) mod channel;
 pub(crate) mod config;
 pub(crate) mod connection;
@@ -24,8 +25,10 @@ pub(crate) mod event;
 pub(crate) mod fingerprint;
 pub(crate) mod frame;
 pub(crate) mod hello;
+pub(crate) mod ice;
 pub(crate) mod outbox;
 pub(crate) mod prober;
+pub(crate) mod sdp;
 pub(crate) mod stun;
 #[cfg(test)]
 mod tests;

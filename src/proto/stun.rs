@@ -129,13 +129,7 @@ pub(crate) enum Message<'a> {
     /// An answer that reports our address as the peer sees it.
     BindingSuccess(BindingResponse<'a>),
     /// An answer that refuses a check.
-    BindingError(
-        #[cfg_attr(
-            not(any(test, feature = "__fuzzing")),
-            expect(dead_code, reason = "read by the fuzz target only")
-        )]
-        BindingResponse<'a>,
-    ),
+    BindingError(BindingResponse<'a>),
     /// STUN, but nothing ICE checks use: an indication or another method.
     Other,
 }
@@ -199,7 +193,6 @@ impl<'a> BindingRequest<'a> {
         self.attributes.role
     }
 
-    #[cfg(test)]
     /// Priority the sender would give a peer-reflexive candidate learned from this check.
     pub(crate) fn priority(&self) -> Option<u32> {
         self.attributes.priority
@@ -231,15 +224,18 @@ impl BindingResponse<'_> {
     }
 
     /// Where the request came from as the responder saw it.
-    #[cfg(any(test, feature = "__fuzzing"))]
     pub(crate) fn mapped_address(&self) -> Option<SocketAddr> {
         self.attributes.mapped_address
     }
 
     /// The number of an error response, 300 to 699.
-    #[cfg(any(test, feature = "__fuzzing"))]
     pub(crate) fn error_code(&self) -> Option<u16> {
         self.attributes.error_code
+    }
+
+    /// Whether there is a MESSAGE-INTEGRITY at all.
+    pub(crate) fn has_integrity(&self) -> bool {
+        self.attributes.integrity.is_some()
     }
 
     /// Whether the response carries MESSAGE-INTEGRITY made with `key`.
@@ -482,6 +478,12 @@ pub(crate) fn encode_binding_request(params: &RequestParams<'_>, out: &mut Vec<u
     writer.finish(params.key);
 }
 
+/// Appends a Binding request without credentials to `out`, as STUN servers answer it.
+pub(crate) fn encode_plain_request(id: TransactionId, out: &mut Vec<u8>) {
+    // Dropped unfinished: it has no attributes.
+    Writer::new(BINDING_REQUEST, id, out);
+}
+
 /// Appends a Binding success response to `out`; `mapped` is the source of the request.
 pub(crate) fn encode_binding_success(
     id: TransactionId,
@@ -512,7 +514,6 @@ pub(crate) fn encode_binding_success(
 }
 
 /// Appends a Binding error response to `out`; `code` is 300 to 699, `reason` a short phrase.
-#[cfg(any(test, feature = "__fuzzing"))]
 pub(crate) fn encode_binding_error(
     id: TransactionId,
     code: u16,

@@ -220,9 +220,11 @@ pub(crate) async fn dial(
             return Err(reason.into());
         }
     };
-    factory
-        .versions()
-        .remember(ready.remote_fingerprint, ready.version);
+    if let Some(version) = ready.version {
+        factory
+            .versions()
+            .remember(ready.remote_fingerprint, version);
+    }
     ready.connection.keep_socket(socket);
     connecting::authenticate(&factory.config, ready, Side::Dialer, addr.peer).await
 }

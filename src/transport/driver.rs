@@ -201,7 +201,7 @@ pub(crate) struct Ready {
     /// The peer's certificate.
     pub(crate) remote_fingerprint: Fingerprint,
     /// The form of the first contact that the peer used or answered.
-    pub(crate) version: IceVersion,
+    pub(crate) version: Option<IceVersion>,
 }
 
 impl Pending {

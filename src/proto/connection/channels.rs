@@ -9,7 +9,7 @@ use crate::proto::{
     channel::{Channel, Charge, Link, Reaction, ReceiveHalf, SendHalf},
     config::Limits,
     credentials::IceVersion,
-    dcep::{self, Dcep},
+    dcep::{self, Dcep, Open},
     engine::sctp::{Message, Ppid, Sctp},
     error::{CloseReason, DropReason, PeerMisbehaved, Phase},
     event::{ChannelId, Event, Side},
@@ -40,18 +40,29 @@ impl Connection {
             .or_insert(channel);
     }
 
+    /// Opens the one channel of an application of messages, if that is our part.
+    pub(super) fn open_message_channel(&mut self, cx: &mut Context<'_>) {
+        if let Some((label, protocol, true)) = self.messages()
+            && let Some(id) = self.try_open(label, protocol, cx)
+            && let Some(signaled) = self.call_mut()
+        {
+            signaled.has_channel = true;
+            if let Some(channel) = self.channel(id) {
+                // It is announced when the peer has taken it.
+                channel.announced = false;
+            }
+        }
+    }
+
     /// Opens a channel. Data may follow at once: OPEN needs no answer (RFC 8832 section 4).
     pub(crate) fn open(&mut self, cx: &mut Context<'_>) -> Option<ChannelId> {
-        let id = if self.authenticated && self.closing.is_none() {
-            self.try_open(cx)
-        } else {
-            None
-        };
+        let may = self.authenticated && self.closing.is_none() && !self.carries_messages();
+        let id = if may { self.try_open("", "", cx) } else { None };
         self.open_refused = id.is_none();
         id
     }
 
-    fn try_open(&mut self, cx: &mut Context<'_>) -> Option<ChannelId> {
+    fn try_open(&mut self, label: &str, protocol: &str, cx: &mut Context<'_>) -> Option<ChannelId> {
         if self.streams() >= cx.limits.max_streams {
             return None;
         }
@@ -62,12 +73,20 @@ impl Connection {
         }
         let id = self.next_id(stream);
         let mut open = BytesMut::new();
-        dcep::encode_open("", "", &mut open);
+        dcep::encode_open(label, protocol, &mut open);
         self.send_message(stream, Ppid::Dcep, &open.freeze());
-        self.channels
-            .insert(stream, Channel::open(id, cx.limits.max_receive_frame_size));
+        let channel = self.new_channel(id, cx.limits);
+        self.channels.insert(stream, channel);
         self.count_opened(cx);
         Some(id)
+    }
+
+    fn new_channel(&self, id: ChannelId, limits: &Limits) -> Channel {
+        let channel = Channel::open(id, limits.max_receive_frame_size);
+        match self.carries_messages() {
+            true => channel.into_raw(),
+            false => channel,
+        }
     }
 
     /// Streams of the application: the handshake channel is none.
@@ -117,6 +136,10 @@ impl Connection {
     }
 
     pub(super) fn send_flag(&mut self, stream: u16, flag: Flag, code: Option<u32>) -> bool {
+        if self.carries_messages() {
+            // Flags are libp2p's. What they say there, the reset of the stream says here.
+            return true;
+        }
         let mut message = BytesMut::new();
         frame::encode_flag(flag, code, &mut message);
         self.send_message(stream, Ppid::Binary, &message.freeze())
@@ -155,7 +178,9 @@ impl Connection {
         }
         // The first use of stream 0 is the handshake channel, which needs no OPEN. Its data may overtake the end of
         // the SCTP set-up.
-        let handshake = stream == ChannelId::HANDSHAKE.stream && self.phase < Phase::Noise;
+        let handshake = stream == ChannelId::HANDSHAKE.stream
+            && self.phase < Phase::Noise
+            && !self.carries_messages();
         let too_many = !handshake && self.streams() >= cx.limits.max_streams;
         if !right_parity || too_many || self.closing.is_some() {
             // More messages of a stream that is being refused are nothing new.
@@ -170,6 +195,10 @@ impl Connection {
             self.channels.insert(stream, channel);
         } else {
             let channel = Channel::early(self.next_id(stream), max_frame);
+            let channel = match self.carries_messages() {
+                true => channel.into_raw(),
+                false => channel,
+            };
             self.channels.insert(stream, channel);
         }
         true
@@ -211,8 +240,10 @@ impl Connection {
     }
 
     fn on_dcep(&mut self, stream: u16, message: Bytes, cx: &mut Context<'_>) {
-        let Ok(Dcep::Open(open)) = dcep::parse(message) else {
-            return;
+        let open = match dcep::parse(message) {
+            Ok(Dcep::Open(open)) => open,
+            Ok(Dcep::Ack) => return self.on_dcep_ack(stream),
+            Err(_) => return,
         };
         let Some(channel) = self.channels.get_mut(&stream) else {
             return;
@@ -223,7 +254,11 @@ impl Connection {
             return;
         }
         // A stream with holes is none: only reliable channels are taken, in order or not.
-        if self.unaccepted >= cx.limits.max_unaccepted_streams || !open.is_reliable() {
+        let unwanted = !open.is_reliable() || !self.wants_channel(&open);
+        let Some(channel) = self.channels.get_mut(&stream) else {
+            return;
+        };
+        if self.unaccepted >= cx.limits.max_unaccepted_streams || unwanted {
             let id = channel.id;
             self.reset(id, cx);
             return;
@@ -245,6 +280,32 @@ impl Connection {
             self.early_opened.push(id);
         }
         self.react(stream, reaction, cx);
+    }
+
+    /// Whether the application has a use for a channel with this OPEN.
+    fn wants_channel(&mut self, open: &Open) -> bool {
+        let Some((label, protocol, ours)) = self.messages() else {
+            return true;
+        };
+        let named = open.label == label.as_bytes() && open.protocol == protocol.as_bytes();
+        let wanted = named && !ours && !open.is_unordered();
+        wanted
+            && self
+                .call_mut()
+                .is_some_and(|signaled| !std::mem::replace(&mut signaled.has_channel, true))
+    }
+
+    /// The peer took a channel of ours. libp2p does not wait for that, an application of messages is told.
+    fn on_dcep_ack(&mut self, stream: u16) {
+        let waits = |channel: &&Channel| !channel.announced && channel.link == Link::Open;
+        let id = self
+            .channels
+            .get(&stream)
+            .filter(waits)
+            .map(|channel| channel.id);
+        if let Some(id) = id.filter(|_| self.is_ours(stream) && self.carries_messages()) {
+            self.announce(id);
+        }
     }
 
     pub(super) fn announce_early_channels(&mut self) {
@@ -332,6 +393,7 @@ impl Connection {
 
     fn may_be_upstream_rust(&self) -> bool {
         match &self.ice {
+            Ice::Signaled(_) => false,
             Ice::Lite(credentials) => credentials.upstream_rust,
             // It speaks version 1 only, and nothing else tells a listener apart.
             Ice::Prober(prober) => prober.answered() == Some(IceVersion::V1),
@@ -463,7 +525,8 @@ impl Connection {
     /// Whether the id is one that we give out (RFC 8832 section 6).
     fn is_ours(&self, stream: u16) -> bool {
         let ours_are_even = self.side == Side::Dialer;
-        stream.is_multiple_of(2) == ours_are_even && stream != ChannelId::HANDSHAKE.stream
+        let handshake = stream == ChannelId::HANDSHAKE.stream && !self.carries_messages();
+        stream.is_multiple_of(2) == ours_are_even && !handshake
     }
 
     /// The peer reset its side of a stream and all its data was read. SCTP answers with our reset.

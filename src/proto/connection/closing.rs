@@ -36,7 +36,12 @@ impl Connection {
             });
         }
         self.dtls.close(cx.now, path, &mut scratch);
-        for datagram in datagrams(&mut scratch) {
+        let datagrams = datagrams(&mut scratch);
+        if self.relayed {
+            self.send_relayed(datagrams, cx.now, cx.relayed);
+            return;
+        }
+        for datagram in datagrams {
             cx.outbox.push(path.remote, path.local_ip, &datagram);
             // The last one holds the close_notify: it is repeated to a peer that missed it.
             self.goodbye = datagram;

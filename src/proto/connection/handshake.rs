@@ -79,6 +79,10 @@ impl Connection {
     /// Sends the checks that are due and, behind the first of them, the ClientHello: a listener that keeps no state
     /// answers both at once, which saves a round trip.
     pub(super) fn send_checks(&mut self, cx: &mut Context<'_>) {
+        if self.is_signaled() {
+            self.pump_ice(cx);
+            return;
+        }
         let path = self.path();
         let quiet = cx.now.saturating_duration_since(self.last_received);
         if let Ice::Prober(prober) = &mut self.ice {
@@ -137,7 +141,9 @@ impl Connection {
             self.send_within_budget(&mut scratch, cx);
             result
         } else {
-            self.dtls.handle_datagram(now, datagram, path, cx.outbox)
+            self.with_dtls(cx, |this, outbox| {
+                this.dtls.handle_datagram(now, datagram, path, outbox)
+            })
         };
         if let Err(error) = result {
             self.pump_dtls(cx);
@@ -153,7 +159,10 @@ impl Connection {
             self.send_within_budget(&mut scratch, cx);
             result
         } else {
-            self.dtls.handle_timeout(cx.now, path, cx.outbox)
+            let now = cx.now;
+            self.with_dtls(cx, |this, outbox| {
+                this.dtls.handle_timeout(now, path, outbox)
+            })
         };
         if let Err(error) = result {
             self.end_failed(error.0, cx);
@@ -199,7 +208,8 @@ impl Connection {
                         .map(|setup| setup.fingerprints.as_slice())
                         .unwrap_or_default();
                     // Pinned before Noise: a man in the middle must not get further than this.
-                    if self.side == Side::Dialer && !pinned.contains(&fingerprint) {
+                    let must = self.side == Side::Dialer || self.is_signaled();
+                    if must && !pinned.contains(&fingerprint) {
                         self.end(CloseReason::CertificateMismatch, cx);
                         break;
                     }
@@ -248,7 +258,7 @@ impl Connection {
         // rust-libp2p 0.10.0-alpha hangs now and then when two INITs cross: it is waited for.
         let initiate = !matches!(&self.ice, Ice::Lite(peer) if peer.upstream_rust);
         self.sctp = Some(Sctp::new(limits, initiate, cx.rng.random(), cx.now));
-        if self.side == Side::Listener {
+        if self.side == Side::Listener && !self.is_signaled() {
             self.push_event(Event::Incoming {
                 remote: self.remote,
                 local_ip: self.local_ip,
@@ -285,18 +295,23 @@ impl Connection {
             return;
         };
         self.move_to_phase(Phase::Noise, cx);
-        self.open_handshake_channel(cx.limits);
+        let messages = self.carries_messages();
+        if !messages {
+            self.open_handshake_channel(cx.limits);
+        }
         let version = match &self.ice {
-            Ice::Lite(credentials) => credentials.version,
-            Ice::Prober(prober) => match prober.answered() {
-                Some(version) => version,
-                None => return,
-            },
+            Ice::Lite(credentials) => Some(credentials.version),
+            Ice::Prober(prober) => prober.answered(),
+            Ice::Signaled(_) => None,
         };
         self.push_event(Event::Ready {
             remote_fingerprint,
             version,
         });
+        if messages {
+            self.authenticated(cx);
+            self.open_message_channel(cx);
+        }
     }
 
     /// Noise is done: the set-up is over.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::{Connection, Context};
 use crate::proto::{
@@ -194,6 +194,32 @@ impl Connection {
         }
     }
 
+    /// Sends one message as it is, or nothing: then there is no room, and [`Event::ChannelWritable`] says when there is.
+    pub(crate) fn write_message(
+        &mut self,
+        id: ChannelId,
+        message: &Bytes,
+        cx: &mut Context<'_>,
+    ) -> Write {
+        let room = self.send_room(cx.limits);
+        let too_long = message.is_empty() || message.len() > self.max_message_size();
+        let Some(channel) = self.channel(id) else {
+            return Write::Closed;
+        };
+        if channel.send != SendHalf::Open || !channel.is_raw() || too_long {
+            return Write::Closed;
+        }
+        channel.writer_granted = false;
+        if room < message.len() {
+            self.wait_for_room(id);
+            return Write::Accepted(0);
+        }
+        match self.send_message(id.stream, Ppid::Binary, message) {
+            true => Write::Accepted(message.len()),
+            false => Write::Closed,
+        }
+    }
+
     fn wait_for_room(&mut self, id: ChannelId) {
         let Some(channel) = self.channel(id) else {
             return;
@@ -226,19 +252,22 @@ impl Connection {
     pub(super) fn transmit(&mut self, cx: &mut Context<'_>) {
         let path = self.path();
         let now = cx.now;
-        let Self {
-            sctp: Some(sctp),
-            dtls,
-            ..
-        } = self
-        else {
-            return;
-        };
-        let mut failed = None;
-        sctp.poll_packets(now, |packet| {
-            if failed.is_none() {
-                failed = dtls.send(now, packet, path, cx.outbox).err();
-            }
+        let failed = self.with_dtls(cx, |this, outbox| {
+            let Self {
+                sctp: Some(sctp),
+                dtls,
+                ..
+            } = this
+            else {
+                return None;
+            };
+            let mut failed = None;
+            sctp.poll_packets(now, |packet| {
+                if failed.is_none() {
+                    failed = dtls.send(now, packet, path, outbox).err();
+                }
+            });
+            failed
         });
         if let Some(error) = failed {
             self.end_failed(error.0, cx);
@@ -305,6 +334,11 @@ impl Connection {
     /// Resets the streams that nobody reads while the window, which all streams share, is closed because of them.
     pub(super) fn check_stalled(&mut self, cx: &mut Context<'_>) {
         if self.stall_check.is_none_or(|check| check > cx.now) {
+            return;
+        }
+        if self.carries_messages() {
+            // There is one channel, and who has it may stop reading for as long as it likes.
+            self.stall_check = None;
             return;
         }
         let patience = cx.limits.stalled_stream_timeout;

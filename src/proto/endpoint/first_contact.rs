@@ -36,6 +36,8 @@ impl Endpoint {
             Ok(Message::BindingRequest(request)) => {
                 self.handle_request(now, local_ip, remote, &request, datagram.len())
             }
+            Ok(Message::BindingSuccess(response) | Message::BindingError(response))
+                if self.handle_signaled_answer(now, local_ip, remote, &response) => {}
             Ok(Message::BindingSuccess(response)) => self.handle_response(now, remote, &response),
             Ok(Message::BindingError(_) | Message::Other) => {
                 self.counters.drop_packet(DropReason::UnexpectedStun)
@@ -72,6 +74,9 @@ impl Endpoint {
         request: &BindingRequest<'_>,
         len: usize,
     ) {
+        if self.handle_signaled_check(now, local_ip, remote, request) {
+            return;
+        }
         let text = request.username().unwrap_or_default();
         let known = self.demux.by_address(remote);
         if let Some(id) = known

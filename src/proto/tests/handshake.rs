@@ -46,7 +46,7 @@ fn connects_with(
     let (_, other_print, seen) = sim.peer(listener).conn(accepted).ready.unwrap();
     assert_eq!((print, other_print), (fingerprint(), fingerprint()));
     assert_eq!(dialed, seen);
-    (dialed, took)
+    (dialed.expect("dials have a version"), took)
 }
 
 #[test]

@@ -118,7 +118,10 @@ fn changed_copies_of_live_traffic_do_no_harm() {
         }
         pair.run(ms(300));
         let copies: Vec<_> = traffic.borrow_mut().drain(..).collect();
-        for Packet { from, to, contents } in copies {
+        for Packet {
+            from, to, contents, ..
+        } in copies
+        {
             let node = if to == pair.sim.address(pair.dialer.node) {
                 pair.dialer.node
             } else {
@@ -172,7 +175,10 @@ fn changed_copies_during_the_set_up_break_at_most_that_set_up() {
         let id = sim.dial(dialer, listener, DialPolicy::V2);
         for _ in 0..12 {
             let copies: Vec<_> = traffic.borrow_mut().drain(..).collect();
-            for Packet { from, to, contents } in copies {
+            for Packet {
+                from, to, contents, ..
+            } in copies
+            {
                 let node = if to == sim.address(dialer) {
                     dialer
                 } else {

@@ -19,6 +19,7 @@ mod lifetime;
 mod link;
 mod lossy;
 mod many_peers;
+mod nat;
 mod newcomers;
 mod opening;
 mod pair;
@@ -27,9 +28,11 @@ mod pipe;
 mod random_interaction;
 mod raw;
 mod round_trips;
+mod signaled;
 mod sim;
 mod stream_ids;
 mod streams;
+mod turn;
 
 use std::time::Duration;
 

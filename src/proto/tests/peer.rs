@@ -13,7 +13,11 @@ use std::{
 use super::pipe::Pipe;
 use crate::proto::{
     ChannelId, CloseReason, ConnectionId, Counters, Dial, DropReason, Endpoint, Event,
-    HandshakePhase, Read, Side, Transmit, Write, credentials::IceVersion, fingerprint::Fingerprint,
+    HandshakePhase, Read, Side, Transmit, Write,
+    candidate::Candidate,
+    credentials::IceVersion,
+    fingerprint::Fingerprint,
+    ice::{RelayId, RelayTransmit},
 };
 
 /// Sizes of the three Noise messages.
@@ -42,7 +46,7 @@ pub(super) struct Conn {
     /// Our role.
     pub(super) side: Side,
     /// What `Ready` said, and when.
-    pub(super) ready: Option<(Instant, Fingerprint, IceVersion)>,
+    pub(super) ready: Option<(Instant, Fingerprint, Option<IceVersion>)>,
     /// When Noise was done.
     pub(super) authenticated: Option<Instant>,
     /// When and why it ended.
@@ -57,6 +61,14 @@ pub(super) struct Conn {
     pub(super) open_possible: u32,
     /// Addresses the peer moved to.
     pub(super) moves: Vec<SocketAddr>,
+    /// Candidates that the peer of a signaled connection is to be told.
+    pub(super) candidates: VecDeque<Candidate>,
+    /// There are no more.
+    pub(super) all_candidates: bool,
+    /// Paths that were selected, and whether they are relayed.
+    pub(super) paths: Vec<(Instant, SocketAddr, bool)>,
+    /// When a path was lost.
+    pub(super) lost: Vec<Instant>,
     /// Channels that may have events.
     live: BTreeSet<ChannelId>,
     /// Events of channels that the test drives.
@@ -80,6 +92,9 @@ pub(super) struct Peer {
     pub(super) connections: BTreeMap<ConnectionId, Conn>,
     /// Handshake phases that ended.
     pub(super) phases: Vec<(Instant, HandshakePhase)>,
+    /// Where the flows to TURN servers lead.
+    pub(super) flows: BTreeMap<RelayId, SocketAddr>,
+    relayed: Vec<(RelayId, Vec<u8>)>,
     now: Instant,
 }
 
@@ -93,6 +108,8 @@ impl Peer {
             unread: BTreeSet::new(),
             connections: BTreeMap::new(),
             phases: Vec::new(),
+            flows: BTreeMap::new(),
+            relayed: Vec::new(),
             now,
         }
     }
@@ -282,7 +299,24 @@ impl Peer {
             split(&transmit, &mut datagrams);
             self.endpoint.recycle(transmit.contents);
         }
+        while let Some(RelayTransmit { relay, contents }) = self.endpoint.poll_relay() {
+            self.relayed.push((relay, contents));
+        }
         (datagrams, self.endpoint.poll_timeout().map(|(at, _)| at))
+    }
+
+    /// Messages for TURN servers, and where those are.
+    pub(super) fn take_relayed(&mut self) -> Vec<(RelayId, SocketAddr, Vec<u8>)> {
+        let flows = &self.flows;
+        let messages = self.relayed.drain(..);
+        messages
+            .filter_map(|(relay, contents)| Some((relay, *flows.get(&relay)?, contents)))
+            .collect()
+    }
+
+    /// Notes a signaled connection.
+    pub(super) fn add_signaled(&mut self, id: ConnectionId, side: Side) {
+        self.connections.insert(id, Conn::new(side));
     }
 
     fn on_event(&mut self, id: ConnectionId, event: Event) {
@@ -326,6 +360,12 @@ impl Peer {
                 }
             }
             Event::AddressChanged(remote) => self.conn(id).moves.push(remote),
+            Event::Candidate(candidate) => self.conn(id).candidates.push_back(*candidate),
+            Event::EndOfCandidates => self.conn(id).all_candidates = true,
+            Event::PathSelected { remote, relayed } => {
+                self.conn(id).paths.push((now, remote, relayed));
+            }
+            Event::PathLost => self.conn(id).lost.push(now),
             Event::Closed(reason) => self.conn(id).closed = Some((now, reason)),
         }
     }
@@ -419,6 +459,10 @@ impl Conn {
             over: Vec::new(),
             open_possible: 0,
             moves: Vec::new(),
+            candidates: VecDeque::new(),
+            all_candidates: false,
+            paths: Vec::new(),
+            lost: Vec::new(),
             live: BTreeSet::from([ChannelId::HANDSHAKE]),
             log: Vec::new(),
             noise_received: 0,
@@ -438,7 +482,12 @@ impl Conn {
                 panic!("Incoming is the first event of an inbound connection")
             }
             Event::Ready { .. } => assert!(self.ready.is_none(), "Ready came twice"),
-            Event::Closed(_) | Event::AddressChanged(_) => {}
+            Event::Closed(_)
+            | Event::AddressChanged(_)
+            | Event::Candidate(_)
+            | Event::EndOfCandidates
+            | Event::PathSelected { .. }
+            | Event::PathLost => {}
             other => assert!(self.ready.is_some(), "{other:?} before Ready"),
         }
         match event {

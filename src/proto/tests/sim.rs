@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -11,10 +11,15 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use super::{
     fingerprint,
     link::{Link, LinkState},
+    nat::{Nat, NatKind},
     peer::Peer,
     raw::RawPeer,
+    turn::{FIRST_RELAY_PORT, MAX_RELAYS, TurnHost},
 };
-use crate::proto::{ChannelId, ConnectionId, Dial, DialPolicy, Endpoint, Limits};
+use crate::proto::{ChannelId, ConnectionId, Dial, DialPolicy, Endpoint, Limits, ice::RelayId};
+
+/// Ports of a host from here on are those of its flows to TURN servers.
+const FLOW_PORTS: u16 = 20_000;
 
 /// Turns of one host at one instant; more means that it spins.
 const MAX_TURNS: u32 = 20_000;
@@ -32,6 +37,8 @@ pub(super) struct Packet {
     pub(super) to: SocketAddr,
     /// Its contents.
     pub(super) contents: Vec<u8>,
+    /// It is a piece of a stream: neither lost nor overtaken.
+    pub(super) stream: bool,
 }
 
 /// Says which datagrams are carried.
@@ -41,6 +48,7 @@ type Filter = Box<dyn FnMut(&Packet) -> bool>;
 enum Program {
     Peer(Box<Peer>),
     Raw(Box<RawPeer>),
+    Turn(Box<TurnHost>),
 }
 
 struct Host {
@@ -68,6 +76,8 @@ pub(super) struct Sim {
     links: HashMap<(Node, Node), Link>,
     states: HashMap<(Node, Node), LinkState>,
     filter: Option<Filter>,
+    nats: HashMap<Node, Nat>,
+    publics: HashMap<IpAddr, Node>,
     /// Datagrams to addresses that no host has.
     pub(super) astray: Vec<Packet>,
 }
@@ -102,6 +112,8 @@ impl Sim {
             links: HashMap::new(),
             states: HashMap::new(),
             filter: None,
+            nats: HashMap::new(),
+            publics: HashMap::new(),
             astray: Vec::new(),
         }
     }
@@ -129,6 +141,39 @@ impl Sim {
         let node = self.add(Program::Raw(Box::new(raw)));
         self.turn(node);
         node
+    }
+
+    /// Adds a STUN and TURN server, for datagrams or for streams.
+    pub(super) fn add_turn(&mut self, stream: bool) -> Node {
+        let address = Self::address_for(self.hosts.len(), 4000);
+        let server = TurnHost::new(address, stream, self.start);
+        let node = self.add(Program::Turn(Box::new(server)));
+        for port in 0..MAX_RELAYS {
+            let relay = SocketAddr::new(address.ip(), FIRST_RELAY_PORT + port);
+            self.addresses.insert(relay, node);
+        }
+        node
+    }
+
+    /// Allocations of a TURN server since the start.
+    pub(super) fn allocations(&self, node: Node) -> u16 {
+        match &self.hosts[node.0].program {
+            Program::Turn(server) => server.allocations(),
+            _ => panic!("{node:?} is no TURN server"),
+        }
+    }
+
+    /// Puts a NAT in front of a host: nobody reaches its address any more, only what the NAT shows of it.
+    pub(super) fn set_nat(&mut self, node: Node, kind: NatKind) {
+        let [.., high, low] = u32::try_from(node.0).unwrap().to_be_bytes();
+        let public = IpAddr::from([172, 20 + high, low, 9]);
+        self.publics.insert(public, node);
+        self.nats.insert(node, Nat::new(kind, public));
+    }
+
+    /// A NAT.
+    pub(super) fn nat(&mut self, node: Node) -> &mut Nat {
+        self.nats.get_mut(&node).expect("the host has a NAT")
     }
 
     fn add(&mut self, program: Program) -> Node {
@@ -176,7 +221,7 @@ impl Sim {
     pub(super) fn peer(&mut self, node: Node) -> &mut Peer {
         match &mut self.hosts[node.0].program {
             Program::Peer(peer) => peer,
-            Program::Raw(_) => panic!("{node:?} has no endpoint"),
+            _ => panic!("{node:?} has no endpoint"),
         }
     }
 
@@ -184,7 +229,7 @@ impl Sim {
     pub(super) fn raw(&mut self, node: Node) -> &mut RawPeer {
         match &mut self.hosts[node.0].program {
             Program::Raw(raw) => raw,
-            Program::Peer(_) => panic!("{node:?} is an endpoint"),
+            _ => panic!("{node:?} is not made by hand"),
         }
     }
 
@@ -313,14 +358,20 @@ impl Sim {
     /// Hands a datagram to a host, from wherever.
     pub(super) fn inject(&mut self, from: SocketAddr, to: Node, contents: &[u8]) {
         self.hosts[to.0].turns = 0;
-        self.receive(to, from, contents);
+        let address = self.address(to);
+        self.receive(to, from, address, contents);
         self.turn(to);
     }
 
-    fn receive(&mut self, node: Node, from: SocketAddr, contents: &[u8]) {
+    fn receive(&mut self, node: Node, from: SocketAddr, to: SocketAddr, contents: &[u8]) {
         let now = self.now;
         let host = &mut self.hosts[node.0];
         match &mut host.program {
+            Program::Turn(server) => server.receive(now, from, to, contents),
+            Program::Peer(peer) if to.port() >= FLOW_PORTS => {
+                let relay = RelayId((to.port() - FLOW_PORTS).into());
+                peer.endpoint.handle_relay(now, relay, contents);
+            }
             Program::Peer(peer) => {
                 peer.endpoint
                     .handle_datagram(now, Some(host.address.ip()), from, contents);
@@ -338,7 +389,16 @@ impl Sim {
             (host.turns_at, host.turns) = (now, 0);
         }
         host.turns += 1;
+        if let Program::Turn(server) = &mut host.program {
+            let (datagrams, deadline) = server.turn(now);
+            self.set_deadline(node, deadline);
+            for (from, to, contents) in datagrams {
+                self.send_from(node, from, to, contents);
+            }
+            return;
+        }
         let (datagrams, deadline) = match &mut host.program {
+            Program::Turn(_) => unreachable!("it had its turn"),
             Program::Peer(peer) => {
                 let due = peer.endpoint.poll_timeout();
                 assert!(host.turns < MAX_TURNS, "the endpoint spins: {due:?}");
@@ -349,6 +409,13 @@ impl Sim {
         self.set_deadline(node, deadline);
         for (to, contents) in datagrams {
             self.send(node, to, contents);
+        }
+        if let Program::Peer(peer) = &mut self.hosts[node.0].program {
+            for (relay, server, contents) in peer.take_relayed() {
+                let port = FLOW_PORTS + u16::try_from(relay.0).unwrap();
+                let from = SocketAddr::new(self.hosts[node.0].address.ip(), port);
+                self.send_from(node, from, server, contents);
+            }
         }
     }
 
@@ -362,24 +429,81 @@ impl Sim {
     }
 
     fn send(&mut self, node: Node, to: SocketAddr, contents: Vec<u8>) {
+        self.send_from(node, self.hosts[node.0].address, to, contents);
+    }
+
+    /// Whether an address is an end of a stream: the server of one, or a flow that leads there.
+    fn is_stream(&self, from: SocketAddr, to: SocketAddr) -> bool {
+        let server = |address| {
+            let node = self.addresses.get(&address)?;
+            match &self.hosts[node.0].program {
+                Program::Turn(server) => Some(server.is_stream(address)),
+                _ => None,
+            }
+        };
+        server(from).or_else(|| server(to)) == Some(true)
+    }
+
+    /// Who gets what is sent to an address: nobody reaches the inside of a NAT directly.
+    fn receiver(&self, to: SocketAddr) -> Option<Node> {
+        let direct = self.addresses.get(&to).copied();
+        direct
+            .filter(|node| !self.nats.contains_key(node))
+            .or_else(|| self.publics.get(&to.ip()).copied())
+    }
+
+    fn send_from(&mut self, node: Node, from: SocketAddr, to: SocketAddr, contents: Vec<u8>) {
+        let stream = self.is_stream(from, to);
+        let from = match self.nats.get_mut(&node) {
+            Some(nat) => nat.outbound(from, to),
+            None => from,
+        };
         let packet = Packet {
-            from: self.hosts[node.0].address,
+            from,
             to,
             contents,
+            stream,
         };
         if self.filter.as_mut().is_some_and(|filter| !filter(&packet)) {
             return;
         }
-        let Some(&receiver) = self.addresses.get(&to) else {
+        let Some(receiver) = self.receiver(to) else {
             self.astray.push(packet);
             return;
         };
         let path = (node, receiver);
+        if packet.stream {
+            let latency = self.links.get(&path).unwrap_or(&self.default_link).latency;
+            // In pieces, as streams come.
+            let (first, second) = packet.contents.split_at(packet.contents.len() / 2);
+            for piece in [first, second] {
+                self.sequence += 1;
+                let contents = piece.to_vec();
+                let at = (self.now + latency, self.sequence);
+                self.wire.insert(
+                    at,
+                    Packet {
+                        contents,
+                        ..packet.clone()
+                    },
+                );
+            }
+            return;
+        }
         let link = self.links.get(&path).unwrap_or(&self.default_link);
         let state = self.states.entry(path).or_default();
         for at in state.arrivals(link, self.now, packet.contents.len(), &mut self.rng) {
             self.sequence += 1;
             self.wire.insert((at, self.sequence), packet.clone());
+        }
+    }
+
+    /// At whom a datagram arrives, and at which of its addresses.
+    fn arrival(&self, packet: &Packet) -> Option<(Node, SocketAddr)> {
+        let node = self.receiver(packet.to)?;
+        match self.nats.get(&node) {
+            Some(nat) => Some((node, nat.inbound(packet.from, packet.to)?)),
+            None => Some((node, packet.to)),
         }
     }
 
@@ -403,10 +527,10 @@ impl Sim {
             && entry.key().0 <= next
         {
             let packet = entry.remove();
-            if let Some(&node) = self.addresses.get(&packet.to)
+            if let Some((node, to)) = self.arrival(&packet)
                 && !self.hosts[node.0].asleep
             {
-                self.receive(node, packet.from, &packet.contents);
+                self.receive(node, packet.from, to, &packet.contents);
                 touched.insert(node);
             }
         }
@@ -417,6 +541,8 @@ impl Sim {
             match &mut self.hosts[node.0].program {
                 Program::Peer(peer) => peer.endpoint.handle_timeout(next),
                 Program::Raw(raw) => raw.handle_timeout(next),
+                // Its turn is its timer.
+                Program::Turn(_) => {}
             }
             touched.insert(node);
         }

@@ -257,6 +257,11 @@ impl Table {
                 entry.shared.set_address(address, wakes);
             }
             Event::Closed(reason) => self.closed(endpoint, now, id, reason, wakes),
+            // Of connections that were signaled: this driver begins none.
+            Event::Candidate(_)
+            | Event::EndOfCandidates
+            | Event::PathSelected { .. }
+            | Event::PathLost => {}
         }
     }
 
@@ -362,7 +367,7 @@ impl Entry {
         endpoint: &mut Endpoint,
         now: Instant,
         id: ConnectionId,
-        (remote_fingerprint, version): (Fingerprint, IceVersion),
+        (remote_fingerprint, version): (Fingerprint, Option<IceVersion>),
         wakes: &mut Wakes,
     ) {
         self.span

@@ -174,7 +174,7 @@ async fn carries_noise_messages_before_anything_else() {
     assert_eq!(accepted.remote_fingerprint, dialer.fingerprint);
     assert_eq!(
         (dialed.version, accepted.version),
-        (IceVersion::V1, IceVersion::V1)
+        (Some(IceVersion::V1), Some(IceVersion::V1))
     );
     accepted.handshake.write_all(b"e").await.unwrap();
     let mut byte = [0];

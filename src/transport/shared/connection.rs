@@ -24,7 +24,7 @@ pub(crate) struct Opening {
     /// The peer's certificate.
     pub(crate) remote_fingerprint: Fingerprint,
     /// The form of the first contact that the peer used or answered.
-    pub(crate) version: IceVersion,
+    pub(crate) version: Option<IceVersion>,
 }
 
 /// What the handles of a connection ask the driver for.

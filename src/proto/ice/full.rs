@@ -1,0 +1,674 @@
+//! The full agent of one connection: candidates of all kinds, generations, and the path that was selected.
+//!
+//! An ICE restart (RFC 8445 section 9) begins a new generation beside the old one, which goes on carrying data and
+//! answering checks until the new one has found a path.
+
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use rand::RngExt as _;
+
+use super::{
+    AddressFilter, CandidateUse, Credentials, IceConfig, MAX_HOSTS, MAX_SERVERS, RelayId,
+    RouteChange, Selected,
+    agent::{Check, Generation, Local},
+    gather::Gatherer,
+    relay::{Relay, RelayState, RelayTransmit},
+};
+use crate::proto::{
+    candidate::{Candidate, CandidateKind},
+    connection::Context,
+    sdp::{Description, MAX_CANDIDATES},
+    stun::{BindingRequest, BindingResponse, TransactionId},
+};
+
+/// Silence on the path after which it counts as lost: three of our checks and as many of the peer's went unanswered.
+const LOST_AFTER: Duration = Duration::from_secs(5);
+/// Transactions whose answers are still taken.
+const MAX_TRANSACTIONS: usize = 256;
+
+/// What the agent reports.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum IceEvent {
+    /// The peer is to be told of a candidate.
+    Candidate(Candidate),
+    /// It knows them all.
+    EndOfCandidates,
+    /// Data goes by this path from now on.
+    Selected(Selected),
+    /// Nothing comes by the path any more.
+    Lost,
+}
+
+/// Whom an answer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asker {
+    Generation(u32),
+    Gatherer,
+}
+
+#[derive(Debug)]
+struct Transaction {
+    id: TransactionId,
+    asker: Asker,
+    local: SocketAddr,
+    remote: SocketAddr,
+}
+
+/// A full ICE agent.
+pub(crate) struct FullAgent {
+    filter: AddressFilter,
+    relay_only: bool,
+    stun_servers: Vec<SocketAddr>,
+    tie_breaker: u64,
+    /// Candidates of ours, in the order they were found.
+    locals: Vec<Local>,
+    current: Generation,
+    /// The one before, as long as it carries the data.
+    previous: Option<Generation>,
+    gatherer: Gatherer,
+    relays: Vec<Relay>,
+    /// The end of our candidates was told in this generation.
+    told_end: bool,
+    /// Candidates of the peer in this generation, whatever became of them.
+    told_us: usize,
+    transactions: VecDeque<Transaction>,
+    selected: Option<Selected>,
+    /// The last sign of life on the path.
+    heard: Instant,
+    lost: bool,
+    events: VecDeque<IceEvent>,
+    routes: Vec<RouteChange>,
+}
+
+impl FullAgent {
+    /// Begins to gather candidates. The side that offers is the one that nominates.
+    pub(crate) fn new(config: IceConfig, controlling: bool, cx: &mut Context<'_>) -> Self {
+        let tie_breaker = cx.rng.random();
+        let credentials = Credentials::generate(cx.rng);
+        let routes = vec![RouteChange::AddUfrag(credentials.ufrag.clone())];
+        let mut this = Self {
+            filter: config.filter,
+            relay_only: config.relay_only,
+            stun_servers: config.stun_servers,
+            tie_breaker,
+            locals: Vec::new(),
+            current: Generation::new(0, credentials, controlling, tie_breaker, cx.now),
+            previous: None,
+            gatherer: Gatherer::default(),
+            relays: Vec::new(),
+            told_end: false,
+            told_us: 0,
+            transactions: VecDeque::new(),
+            selected: None,
+            heard: cx.now,
+            lost: false,
+            events: VecDeque::new(),
+            routes,
+        };
+        this.stun_servers.truncate(MAX_SERVERS);
+        for (id, server) in config.relays.iter().take(MAX_SERVERS) {
+            this.relays.push(Relay::new(*id, server, cx.now));
+        }
+        for host in config.hosts {
+            this.add_host(host, cx);
+        }
+        this
+    }
+
+    /// Whether the peer's of that generation are known.
+    pub(crate) fn has_remote(&self) -> bool {
+        self.current.has_remote()
+    }
+
+    /// Whether the newest generation is one with these credentials of the peer.
+    pub(crate) fn is_with(&self, remote_ufrag: &str) -> bool {
+        self.current.is_with(remote_ufrag)
+    }
+
+    /// The path, once there is one.
+    pub(crate) fn selected(&self) -> Option<Selected> {
+        self.selected
+    }
+
+    /// Whether nothing comes by it any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// The flows to TURN servers.
+    pub(crate) fn relays(&self) -> impl Iterator<Item = RelayId> + '_ {
+        self.relays.iter().map(|relay| relay.id)
+    }
+
+    /// All routes that lead here, to be removed at the end.
+    pub(crate) fn all_routes(&self) -> Vec<RouteChange> {
+        let generations = [Some(&self.current), self.previous.as_ref()];
+        let ufrags = generations.into_iter().flatten();
+        ufrags
+            .map(|generation| RouteChange::RemoveUfrag(generation.local().ufrag.clone()))
+            .chain(
+                self.transactions
+                    .iter()
+                    .map(|transaction| RouteChange::RemoveTransaction(transaction.id)),
+            )
+            .collect()
+    }
+
+    /// One more address of ours.
+    pub(crate) fn add_host(&mut self, address: SocketAddr, cx: &mut Context<'_>) {
+        let hosts = |local: &&Local| local.kind == CandidateKind::Host;
+        let known = self.locals.iter().any(|local| local.address == address);
+        if known || self.relay_only || self.locals.iter().filter(hosts).count() >= MAX_HOSTS {
+            return;
+        }
+        self.add_local(Local {
+            kind: CandidateKind::Host,
+            address,
+            base: address,
+        });
+        let servers = std::mem::take(&mut self.stun_servers);
+        self.gatherer.ask(cx.now, address, &servers, cx.rng);
+        self.stun_servers = servers;
+    }
+
+    /// An address of ours is gone, and what was learnt by it.
+    pub(crate) fn remove_host(&mut self, address: SocketAddr, now: Instant) {
+        let (gone, left) = std::mem::take(&mut self.locals)
+            .into_iter()
+            .partition(|local| local.base == address);
+        self.locals = left;
+        let gone: Vec<Local> = gone;
+        for generation in [Some(&mut self.current), self.previous.as_mut()]
+            .into_iter()
+            .flatten()
+        {
+            for &local in &gone {
+                generation.remove_local(now, local);
+            }
+        }
+        if self.selected.is_some_and(|path| path.local == address) {
+            self.lose();
+        }
+        self.settle(now);
+    }
+
+    fn add_local(&mut self, local: Local) {
+        self.locals.push(local);
+        if let Some(candidate) = self.current.add_local(local) {
+            self.events.push_back(IceEvent::Candidate(candidate));
+        }
+    }
+
+    /// What the description of our side says, besides what the connection adds.
+    pub(crate) fn describe(&mut self, description: &mut Description) {
+        let credentials = self.current.local();
+        description.ufrag.clone_from(&credentials.ufrag);
+        description.password.clone_from(&credentials.password);
+        // What is known goes with the description and need not be told again.
+        let mut later = VecDeque::new();
+        for event in std::mem::take(&mut self.events) {
+            match event {
+                IceEvent::Candidate(candidate) => description.candidates.push(candidate),
+                IceEvent::EndOfCandidates => description.end_of_candidates = true,
+                other => later.push_back(other),
+            }
+        }
+        self.events = later;
+    }
+
+    /// The peer's half of a description came.
+    pub(crate) fn set_remote(&mut self, description: &Description, now: Instant) {
+        let remote = Credentials {
+            ufrag: description.ufrag.clone(),
+            password: description.password.clone(),
+        };
+        self.current.set_remote(now, remote, self.filter);
+        for candidate in &description.candidates {
+            self.add_remote(candidate, now);
+        }
+        self.settle(now);
+    }
+
+    /// One more candidate of the peer.
+    pub(crate) fn add_remote(&mut self, candidate: &Candidate, now: Instant) -> CandidateUse {
+        self.told_us += 1;
+        // Names are told once and come again with an address.
+        if self.told_us > 2 * MAX_CANDIDATES {
+            return CandidateUse::Ignored;
+        }
+        let used = self.current.add_remote(candidate, self.filter);
+        if used == CandidateUse::Taken
+            && let Some(address) = candidate.address()
+        {
+            for relay in &mut self.relays {
+                relay.permit(now, address);
+            }
+            self.current.handle_timeout(now);
+        }
+        used
+    }
+
+    /// Begins a new generation; the peer must be told by a description.
+    pub(crate) fn restart(&mut self, cx: &mut Context<'_>) {
+        let credentials = Credentials::generate(cx.rng);
+        self.routes
+            .push(RouteChange::AddUfrag(credentials.ufrag.clone()));
+        let controlling = self.current.is_controlling();
+        let number = self.current.number + 1;
+        let next = Generation::new(number, credentials, controlling, self.tie_breaker, cx.now);
+        let old = std::mem::replace(&mut self.current, next);
+        // The one whose path is in use stays; one that never found any goes.
+        let gone = if old.selected().is_some() {
+            self.previous.replace(old)
+        } else {
+            Some(old)
+        };
+        if let Some(gone) = gone {
+            self.forget(&gone);
+        }
+        (self.told_us, self.told_end) = (0, false);
+        for local in std::mem::take(&mut self.locals) {
+            self.add_local(local);
+        }
+    }
+
+    fn forget(&mut self, generation: &Generation) {
+        self.routes
+            .push(RouteChange::RemoveUfrag(generation.local().ufrag.clone()));
+    }
+
+    fn generations(&mut self) -> impl Iterator<Item = &mut Generation> {
+        [Some(&mut self.current), self.previous.as_mut()]
+            .into_iter()
+            .flatten()
+    }
+
+    /// Our address that packets for `local_ip` are for.
+    fn local_address(&self, local_ip: Option<IpAddr>, remote: SocketAddr) -> Option<SocketAddr> {
+        let hosts = || {
+            self.locals
+                .iter()
+                .filter(|local| local.kind == CandidateKind::Host)
+                .map(|local| local.address)
+        };
+        let exact = local_ip.and_then(|ip| hosts().find(|address| address.ip() == ip));
+        exact.or_else(|| hosts().find(|address| address.is_ipv4() == remote.is_ipv4()))
+    }
+
+    fn relay_address(&self, relay: RelayId) -> Option<SocketAddr> {
+        self.relays
+            .iter()
+            .find(|known| known.id == relay)
+            .and_then(Relay::address)
+    }
+
+    /// Whether a check is one of the peer's.
+    pub(crate) fn owns(&mut self, request: &BindingRequest<'_>) -> bool {
+        self.generations()
+            .any(|generation| generation.owns(request))
+    }
+
+    /// A check that [`Self::owns`] says yes to, by a relay or else to an address of ours. False: it is dropped.
+    pub(crate) fn on_request(
+        &mut self,
+        now: Instant,
+        arrival: (Option<RelayId>, Option<IpAddr>),
+        remote: SocketAddr,
+        request: &BindingRequest<'_>,
+    ) -> bool {
+        let Some(local) = self.arrived_at(arrival, remote) else {
+            return false;
+        };
+        let mut owner = self.generations().find(|one| one.owns(request));
+        let taken = owner
+            .as_mut()
+            .is_some_and(|owner| owner.on_request(now, local, remote, request));
+        self.hear(now, local, remote, taken);
+        taken
+    }
+
+    fn arrived_at(
+        &self,
+        (relay, local_ip): (Option<RelayId>, Option<IpAddr>),
+        remote: SocketAddr,
+    ) -> Option<SocketAddr> {
+        match relay {
+            Some(relay) => self.relay_address(relay),
+            None => self.local_address(local_ip, remote),
+        }
+    }
+
+    /// An answer to a transaction of ours. False: it is none.
+    pub(crate) fn on_response(
+        &mut self,
+        now: Instant,
+        arrival: (Option<RelayId>, Option<IpAddr>),
+        remote: SocketAddr,
+        response: &BindingResponse<'_>,
+    ) -> bool {
+        let id = response.transaction_id();
+        let Some(index) = self.transactions.iter().position(|one| one.id == id) else {
+            return false;
+        };
+        // RFC 8445 section 7.2.5.2.1: from where the check went.
+        if self.transactions[index].remote != remote {
+            return false;
+        }
+        let Some(transaction) = self.transactions.remove(index) else {
+            return false;
+        };
+        self.routes.push(RouteChange::RemoveTransaction(id));
+        let local = self
+            .arrived_at(arrival, remote)
+            .unwrap_or(transaction.local);
+        match transaction.asker {
+            Asker::Generation(number) => {
+                let mut asker = self.generations().find(|one| one.number == number);
+                let taken = asker
+                    .as_mut()
+                    .is_some_and(|asker| asker.on_response(now, local, remote, response));
+                self.hear(now, local, remote, taken);
+                taken
+            }
+            Asker::Gatherer => self.on_gathered(id, response),
+        }
+    }
+
+    fn on_gathered(&mut self, id: TransactionId, response: &BindingResponse<'_>) -> bool {
+        let base = self.gatherer.answered(id);
+        let found = base.zip(response.mapped_address());
+        if let Some((base, address)) = found
+            && !self.locals.iter().any(|local| local.address == address)
+            && AddressFilter::ALL.allows(address)
+        {
+            self.add_local(Local {
+                kind: CandidateKind::ServerReflexive,
+                address,
+                base,
+            });
+        }
+        found.is_some()
+    }
+
+    /// A record of DTLS proved itself, from this address of the peer.
+    pub(crate) fn heard_data(&mut self, now: Instant, remote: SocketAddr) {
+        if self.selected.is_some_and(|path| path.remote == remote) {
+            self.revive(now);
+        }
+    }
+
+    fn hear(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, valid: bool) {
+        let on_path = |path: Selected| path.remote == remote && path.local == local;
+        if valid && self.selected.is_some_and(on_path) {
+            self.revive(now);
+        }
+        self.settle(now);
+    }
+
+    fn revive(&mut self, now: Instant) {
+        self.heard = now;
+        if std::mem::take(&mut self.lost)
+            && let Some(path) = self.selected
+        {
+            self.events.push_back(IceEvent::Selected(path));
+        }
+    }
+
+    fn lose(&mut self) {
+        if !self.lost {
+            self.lost = true;
+            self.events.push_back(IceEvent::Lost);
+        }
+    }
+
+    /// Takes over what the generations found.
+    fn settle(&mut self, now: Instant) {
+        let newest = self.current.selected();
+        let older = self.previous.as_ref().and_then(Generation::selected);
+        let Some((local, remote)) = newest.or(older) else {
+            return;
+        };
+        if newest.is_some()
+            && let Some(old) = self.previous.take()
+        {
+            self.forget(&old);
+        }
+        let relay = self
+            .relays
+            .iter_mut()
+            .find(|relay| relay.address() == Some(local));
+        let relay = relay.map(|relay| {
+            relay.bind(now, remote);
+            relay.id
+        });
+        let path = Selected {
+            local,
+            remote,
+            relay,
+        };
+        if self.selected != Some(path) {
+            self.selected = Some(path);
+            (self.heard, self.lost) = (now, false);
+            self.events.push_back(IceEvent::Selected(path));
+        }
+    }
+
+    /// Bytes came by the flow of a relay; datagrams of peers are given to `datagram`.
+    pub(crate) fn handle_relay(
+        &mut self,
+        now: Instant,
+        id: RelayId,
+        bytes: &[u8],
+        datagram: impl FnMut(SocketAddr, &[u8]),
+    ) {
+        let Some(relay) = self.relays.iter_mut().find(|relay| relay.id == id) else {
+            return;
+        };
+        relay.handle_data(now, bytes, datagram);
+        self.add_relayed(now);
+    }
+
+    /// The flow of a relay is gone.
+    pub(crate) fn relay_closed(&mut self, now: Instant, id: RelayId) {
+        let address = self.relay_address(id);
+        if let Some(relay) = self.relays.iter_mut().find(|relay| relay.id == id) {
+            relay.fail();
+        }
+        if let Some(address) = address {
+            self.remove_host(address, now);
+        }
+    }
+
+    /// Makes candidates of new allocations, and forgets those that ended.
+    fn add_relayed(&mut self, now: Instant) {
+        let gone: Vec<SocketAddr> = self
+            .locals
+            .iter()
+            .filter(|local| local.kind == CandidateKind::Relayed)
+            .map(|local| local.base)
+            .filter(|base| {
+                !self
+                    .relays
+                    .iter()
+                    .any(|relay| relay.address() == Some(*base))
+            })
+            .collect();
+        for base in gone {
+            self.remove_host(base, now);
+        }
+        let addresses: Vec<_> = self.relays.iter().filter_map(Relay::address).collect();
+        for address in addresses {
+            if self.locals.iter().any(|local| local.address == address) {
+                continue;
+            }
+            self.add_local(Local {
+                kind: CandidateKind::Relayed,
+                address,
+                base: address,
+            });
+            for peer in self.current.remotes() {
+                for relay in &mut self.relays {
+                    relay.permit(now, peer);
+                }
+            }
+        }
+    }
+
+    /// A datagram to the peer by the relay of the path.
+    pub(crate) fn wrap(&mut self, now: Instant, datagram: &[u8]) -> Option<RelayTransmit> {
+        let path = self.selected?;
+        let relay = self
+            .relays
+            .iter_mut()
+            .find(|relay| Some(relay.id) == path.relay)?;
+        let contents = relay.wrap(now, path.remote, datagram)?;
+        Some(RelayTransmit {
+            relay: relay.id,
+            contents,
+        })
+    }
+
+    /// Gives allocations back.
+    pub(crate) fn close(&mut self, cx: &mut Context<'_>) {
+        for relay in &mut self.relays {
+            relay.delete(cx.now);
+        }
+        self.poll_relays(cx);
+    }
+
+    /// When [`Self::process`] has something to do.
+    pub(crate) fn poll_timeout(&mut self) -> Option<Instant> {
+        let lost = self
+            .selected
+            .filter(|_| !self.lost)
+            .map(|_| self.heard + LOST_AFTER);
+        let relays = self.relays.iter().filter_map(Relay::poll_timeout).min();
+        let checks = self
+            .generations()
+            .filter_map(Generation::poll_timeout)
+            .min();
+        [lost, relays, checks, self.gatherer.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Timers, and what is to be sent.
+    pub(crate) fn process(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now;
+        for generation in [Some(&mut self.current), self.previous.as_mut()]
+            .into_iter()
+            .flatten()
+        {
+            if generation.poll_timeout().is_none_or(|due| due <= now) {
+                generation.handle_timeout(now);
+            }
+        }
+        self.settle(now);
+        if self.selected.is_some() && self.heard + LOST_AFTER <= now {
+            self.lose();
+        }
+        self.poll_relays(cx);
+        self.add_relayed(now);
+        self.send_queries(cx);
+        self.send_checks(cx);
+        self.tell_end();
+        cx.routes.append(&mut self.routes);
+    }
+
+    fn tell_end(&mut self) {
+        let allocating = |relay: &Relay| relay.state() == RelayState::Allocating;
+        if !self.told_end && self.gatherer.is_done() && !self.relays.iter().any(allocating) {
+            self.told_end = true;
+            self.events.push_back(IceEvent::EndOfCandidates);
+        }
+    }
+
+    fn poll_relays(&mut self, cx: &mut Context<'_>) {
+        for relay in &mut self.relays {
+            let id = relay.id;
+            relay.poll(cx.now, |contents| {
+                cx.relayed.push_back(RelayTransmit {
+                    relay: id,
+                    contents,
+                });
+            });
+        }
+    }
+
+    fn send_queries(&mut self, cx: &mut Context<'_>) {
+        while let Some((id, base, server, datagram)) = self.gatherer.poll(cx.now) {
+            self.remember(Transaction {
+                id,
+                asker: Asker::Gatherer,
+                local: base,
+                remote: server,
+            });
+            cx.outbox.push(server, Some(base.ip()), &datagram);
+        }
+    }
+
+    fn remember(&mut self, transaction: Transaction) {
+        if self.transactions.iter().any(|one| one.id == transaction.id) {
+            return;
+        }
+        if self.transactions.len() >= MAX_TRANSACTIONS
+            && let Some(oldest) = self.transactions.pop_front()
+        {
+            self.routes.push(RouteChange::RemoveTransaction(oldest.id));
+        }
+        self.routes
+            .push(RouteChange::AddTransaction(transaction.id));
+        self.transactions.push_back(transaction);
+    }
+
+    fn send_checks(&mut self, cx: &mut Context<'_>) {
+        let mut checks = Vec::new();
+        for generation in self.generations() {
+            let number = generation.number;
+            while let Some(check) = generation.poll_check() {
+                checks.push((number, check));
+            }
+        }
+        for (number, check) in checks {
+            let Check {
+                source,
+                destination,
+                ref datagram,
+            } = check;
+            if let Some(id) = check.transaction() {
+                self.remember(Transaction {
+                    id,
+                    asker: Asker::Generation(number),
+                    local: source,
+                    remote: destination,
+                });
+            }
+            let relay = self
+                .relays
+                .iter_mut()
+                .find(|relay| relay.address() == Some(source));
+            match relay {
+                Some(relay) => {
+                    relay.permit(cx.now, destination);
+                    if let Some(contents) = relay.wrap(cx.now, destination, datagram) {
+                        cx.relayed.push_back(RelayTransmit {
+                            relay: relay.id,
+                            contents,
+                        });
+                    }
+                }
+                None => cx.outbox.push(destination, Some(source.ip()), datagram),
+            }
+        }
+    }
+
+    /// The next event.
+    pub(crate) fn poll_event(&mut self) -> Option<IceEvent> {
+        self.events.pop_front()
+    }
+}

@@ -18,7 +18,7 @@ use super::{Connection, Context, Ice};
 use crate::proto::{
     candidate::Candidate,
     engine::dtls::{Dtls, DtlsContext},
-    error::{CloseReason, DropReason, Phase},
+    error::{DropReason, Phase},
     event::{Event, Side},
     fingerprint::Fingerprint,
     ice::{

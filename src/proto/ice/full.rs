@@ -165,6 +165,10 @@ impl FullAgent {
         if known || self.relay_only || self.locals.iter().filter(hosts).count() >= MAX_HOSTS {
             return;
         }
+        self.use_host(address, cx);
+    }
+
+    fn use_host(&mut self, address: SocketAddr, cx: &mut Context<'_>) {
         self.add_local(Local {
             kind: CandidateKind::Host,
             address,
@@ -271,8 +275,14 @@ impl FullAgent {
             self.forget(&gone);
         }
         (self.told_us, self.told_end) = (0, false);
+        // How NATs show us may have changed: servers are asked again.
+        self.gatherer = Gatherer::default();
         for local in std::mem::take(&mut self.locals) {
-            self.add_local(local);
+            match local.kind {
+                CandidateKind::Host => self.use_host(local.address, cx),
+                CandidateKind::Relayed => self.add_local(local),
+                CandidateKind::ServerReflexive | CandidateKind::PeerReflexive => {}
+            }
         }
     }
 

@@ -18,7 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 use rand::{Rng, RngExt as _, distr::Alphanumeric};
 
 #[cfg(test)]
-pub(crate) use self::relay::RelayTransport;
+pub(crate) use self::relay::{Cutter, RelayTransport};
 pub(crate) use self::{
     full::{FullAgent, IceEvent},
     relay::{RelayId, RelayServer, RelayTransmit},

@@ -97,16 +97,22 @@ pub(super) enum RelayState {
 
 /// The server broke the framing of its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct BadStream;
+pub(crate) struct BadStream;
 
-/// Cuts a stream into messages (RFC 8656 section 12.5, RFC 8489 section 6.2.2).
+/// Cuts a stream into messages (RFC 8656 section 12.5, RFC 8489 section 6.2.2), without the padding of channel data,
+/// which the crate does not know.
 #[derive(Debug, Default)]
-struct Cutter {
+pub(crate) struct Cutter {
     buffer: Vec<u8>,
 }
 
 impl Cutter {
-    fn push(&mut self, mut bytes: &[u8], mut message: impl FnMut(&[u8])) -> Result<(), BadStream> {
+    /// More of the stream; each message is given out once it is whole.
+    pub(crate) fn push(
+        &mut self,
+        mut bytes: &[u8],
+        mut message: impl FnMut(&[u8]),
+    ) -> Result<(), BadStream> {
         loop {
             let wanted = self.wanted()?;
             let missing = wanted - self.buffer.len();
@@ -116,15 +122,21 @@ impl Cutter {
             if self.buffer.len() < wanted {
                 return Ok(());
             }
-            // A header alone says how long the whole is.
-            if wanted > 4 && self.wanted()? == wanted {
-                message(&self.buffer);
+            // The first four bytes say how many more there are.
+            if self.wanted()? == wanted {
+                message(&self.buffer[..wanted - self.padding()]);
                 self.buffer.clear();
             }
-            if self.buffer.len() == 4 && self.wanted()? == 4 {
-                // Channel data without data.
-                self.buffer.clear();
+        }
+    }
+
+    fn padding(&self) -> usize {
+        match self.buffer.get(..4) {
+            Some(&[first, _, high, low]) if first >> 6 == 1 => {
+                let length = usize::from(u16::from_be_bytes([high, low]));
+                length.next_multiple_of(4) - length
             }
+            _ => 0,
         }
     }
 
@@ -278,7 +290,7 @@ impl Relay {
     }
 
     fn take_events(&mut self) {
-        while let Some(event) = self.client.poll_event() {
+        while let Some(event) = muted(|| self.client.poll_event()) {
             match event {
                 TurnEvent::AllocationCreated(_, address) => {
                     if self.state == RelayState::Allocating {
@@ -364,6 +376,7 @@ impl Relay {
             return;
         }
         let time = self.time(now);
+        let mut idle = false;
         for _ in 0..MAX_STEPS {
             let client = &mut self.client;
             let (transmit, next) = muted(|| {
@@ -380,7 +393,8 @@ impl Relay {
                 TurnPollRet::WaitUntil(at) if at > time => {
                     let wait = at.saturating_duration_since(time);
                     self.deadline = now.checked_add(wait);
-                    if !sent {
+                    // A request that ran out of time shows at the next call only.
+                    if !sent && std::mem::replace(&mut idle, true) {
                         return;
                     }
                 }
@@ -418,7 +432,7 @@ mod tests {
         let channel = [0x40, 1, 0, 5, 1, 2, 3, 4, 5, 0, 0, 0];
         let empty = [0x40, 1, 0, 0];
         let stream = [stun.as_slice(), &channel, &empty, &stun].concat();
-        let expected = vec![stun.clone(), channel.to_vec(), stun];
+        let expected = vec![stun.clone(), channel[..9].to_vec(), empty.to_vec(), stun];
         assert_eq!(cut(&[&stream]), (expected.clone(), Ok(())));
         let bytes: Vec<_> = stream.chunks(1).collect();
         assert_eq!(cut(&bytes), (expected, Ok(())));
@@ -426,7 +440,7 @@ mod tests {
 
     #[test]
     fn a_stream_with_something_else_or_too_long_is_bad() {
-        assert_eq!(cut(&[b"HTTP/1.1 400"]).1, Ok(()));
+        assert_eq!(cut(&[b"HTTP/1.1 400"]).1, Err(BadStream));
         assert_eq!(cut(&[&[0x80, 1, 0, 4]]).1, Err(BadStream));
         assert_eq!(cut(&[&[0x40, 1, 0xff, 0]]).1, Err(BadStream));
     }

@@ -109,6 +109,7 @@ fn a_role_conflict_is_settled_either_way() {
 #[test]
 fn a_reply_with_a_wrong_key_or_from_nowhere_is_not_believed() {
     let (mut ends, now) = pair([true, false]);
+    ends[0].handle_timeout(now + Duration::from_millis(20));
     let check = ends[0].poll_check().unwrap();
     let Ok(Message::BindingRequest(request)) = stun::parse(&check.datagram) else {
         panic!("a check is a request")

@@ -446,7 +446,18 @@ impl Sim {
 
     /// Who gets what is sent to an address: nobody reaches the inside of a NAT directly.
     fn receiver(&self, to: SocketAddr) -> Option<Node> {
+        let [_, high, low, _] = match to.ip() {
+            IpAddr::V4(ip) => ip.octets(),
+            IpAddr::V6(_) => return None,
+        };
+        // The flows of a host have ports of their own.
+        let of_ip = Node(usize::from(high) * 256 + usize::from(low));
+        let flow = to.port() >= FLOW_PORTS
+            && self.hosts.get(of_ip.0).is_some_and(|host| {
+                host.address.ip() == to.ip() && matches!(host.program, Program::Peer(_))
+            });
         let direct = self.addresses.get(&to).copied();
+        let direct = direct.or(flow.then_some(of_ip));
         direct
             .filter(|node| !self.nats.contains_key(node))
             .or_else(|| self.publics.get(&to.ip()).copied())

@@ -1,6 +1,7 @@
 //! A STUN and TURN server in the simulation.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -13,6 +14,8 @@ use turn_server_proto::{
     api::{TurnServerApi as _, TurnServerPollRet},
     server::TurnServer,
 };
+
+use crate::proto::ice::Cutter;
 
 /// The user it knows, and the password.
 pub(super) const USER: (&str, &str) = ("1795245074:session", "a short-lived secret");
@@ -28,6 +31,7 @@ pub(super) struct TurnHost {
     epoch: Instant,
     out: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
     allocations: u16,
+    streams: HashMap<SocketAddr, Cutter>,
 }
 
 impl TurnHost {
@@ -44,6 +48,7 @@ impl TurnHost {
             epoch,
             out: Vec::new(),
             allocations: 0,
+            streams: HashMap::new(),
         }
     }
 
@@ -66,12 +71,37 @@ impl TurnHost {
             true => self.server.transport(),
             false => TransportType::Udp,
         };
+        if transport == TransportType::Udp {
+            return self.receive_message(now, (from, to), transport, data);
+        }
+        // The server of the crate knows no padding, which the protocol demands on streams.
+        let mut messages = Vec::new();
+        let cutter = self.streams.entry(from).or_default();
+        cutter
+            .push(data, |message| messages.push(message.to_vec()))
+            .expect("the client keeps to the framing");
+        for message in messages {
+            self.receive_message(now, (from, to), transport, &message);
+        }
+    }
+
+    fn receive_message(
+        &mut self,
+        now: Instant,
+        (from, to): (SocketAddr, SocketAddr),
+        transport: TransportType,
+        data: &[u8],
+    ) {
         let time = self.time(now);
         let transmit = Transmit::new(data.to_vec(), transport, from, to);
         if let Some(answer) = self.server.recv(transmit, time) {
             let answer = answer.build();
-            self.out
-                .push((answer.from, answer.to, answer.data.to_vec()));
+            // turn-server-proto 0.7.3 addresses its answers to plain Binding requests to itself.
+            let to = match answer.to == self.address {
+                true => from,
+                false => answer.to,
+            };
+            self.out.push((answer.from, to, answer.data.to_vec()));
         }
     }
 
@@ -120,6 +150,12 @@ impl TurnHost {
         while let Some(transmit) = self.server.poll_transmit(time) {
             self.out.push((transmit.from, transmit.to, transmit.data));
         }
-        (std::mem::take(&mut self.out), deadline)
+        let mut out = std::mem::take(&mut self.out);
+        for (from, _, message) in &mut out {
+            if self.is_stream(*from) {
+                message.resize(message.len().next_multiple_of(4), 0);
+            }
+        }
+        (out, deadline)
     }
 }

@@ -103,7 +103,7 @@ pub(crate) enum Event {
     PathSelected {
         /// The peer's address, as we see it.
         remote: SocketAddr,
-        /// By a TURN server of ours.
+        /// By a TURN server, ours or, as far as it said so, the peer's.
         relayed: bool,
     },
     /// Signaled: nothing comes by the path any more. An ICE restart may find another one.

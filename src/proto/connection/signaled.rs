@@ -9,7 +9,7 @@
 use std::{
     collections::VecDeque,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rand::RngExt as _;
@@ -33,6 +33,8 @@ use crate::proto::{
 const MAX_MESSAGE: usize = 262_144;
 /// Largest message we send, whatever the peer takes: above it messages of different channels wait for one another.
 const MAX_SENT_MESSAGE: usize = 16_384;
+/// Shortest time between two restarts of the peer.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 /// The name of our one section.
 const MID: &str = "0";
 
@@ -79,6 +81,9 @@ pub(crate) enum SignalError {
     /// Both want the same role in DTLS, or the answer leaves it open.
     #[error("the DTLS roles do not fit")]
     Roles,
+    /// The peer restarts ICE again before the last restart can have had an effect.
+    #[error("ICE is restarted too often")]
+    TooOften,
     /// A restart names another certificate: that is another connection.
     #[error("the certificate is another one")]
     OtherCertificate,
@@ -95,6 +100,7 @@ pub(super) struct Signaled {
     origin: (u64, u64),
     mid: String,
     max_message_size: usize,
+    restarted: Option<Instant>,
     /// The one channel of an application of messages was opened.
     pub(super) has_channel: bool,
 }
@@ -118,6 +124,7 @@ impl Connection {
             origin: (cx.rng.random::<u64>() >> 1, 0),
             mid: MID.to_owned(),
             max_message_size: 0,
+            restarted: None,
             has_channel: false,
             dtls: None,
         };
@@ -219,6 +226,11 @@ impl Connection {
             self.check_certificate(offer)?;
             let signaled = self.call_mut().ok_or(SignalError::OutOfTurn)?;
             if !signaled.agent.is_with(&offer.ufrag) {
+                let soon = |at| cx.now.saturating_duration_since(at) < RESTART_PAUSE;
+                if signaled.restarted.is_some_and(soon) {
+                    return Err(SignalError::TooOften);
+                }
+                signaled.restarted = Some(cx.now);
                 signaled.agent.restart(cx);
             }
             signaled.agent.set_remote(offer, cx.now);
@@ -422,8 +434,14 @@ impl Connection {
     ) {
         let arrival = (Some(relay), None);
         if !stun::is_stun(datagram) {
-            // Only who has a permission of ours gets here, and the record has to prove itself as any.
-            self.handle_dtls(remote, datagram, cx);
+            let known = self
+                .call()
+                .is_some_and(|signaled| signaled.agent.knows(remote));
+            // A permission is for all ports of an address; records of strangers could end the session.
+            match known {
+                true => self.handle_dtls(remote, datagram, cx),
+                false => Self::drop_packet(cx, DropReason::UncheckedAddress),
+            }
             return;
         }
         let taken = match stun::parse(datagram) {
@@ -479,7 +497,7 @@ impl Connection {
         self.use_path(path, cx.now);
         self.push_event(Event::PathSelected {
             remote: path.remote,
-            relayed: path.relay.is_some(),
+            relayed: path.relay.is_some() || path.relayed_by_peer,
         });
         if self.phase != Phase::Ice {
             return;
@@ -490,11 +508,10 @@ impl Connection {
             Side::Dialer => Dtls::dialer(&context, cx.now),
             Side::Listener => Dtls::listener(&context, cx.now),
         };
+        self.move_to_phase(Phase::Dtls, cx);
         if self.side == Side::Dialer {
-            self.move_to_phase(Phase::Dtls, cx);
+            // The first timeout sends the ClientHello.
             self.dtls_timeout(cx);
-        } else {
-            self.move_to_phase(Phase::Dtls, cx);
         }
         let held = self
             .setup

@@ -17,7 +17,7 @@ use crate::proto::{
     connection::{Call, SignalError},
     error::DropReason,
     event::{ChannelId, ConnectionId, Write},
-    ice::{CandidateUse, RelayId, RelayTransmit, RouteChange, Selected},
+    ice::{CandidateUse, MAX_SERVERS, RelayId, RelayTransmit, RouteChange, Selected},
     sdp::Description,
     stun::{BindingRequest, BindingResponse},
 };
@@ -58,13 +58,14 @@ impl Endpoint {
     fn begin_call(
         &mut self,
         now: Instant,
-        call: Call,
+        mut call: Call,
         offers: bool,
     ) -> Result<ConnectionId, SignalError> {
         if self.connections.len() >= self.limits.max_connections {
             return Err(SignalError::TooMany);
         }
         let id = self.new_id();
+        call.ice.relays.truncate(MAX_SERVERS);
         for (relay, _) in &call.ice.relays {
             self.demux.insert_relay(*relay, id);
         }

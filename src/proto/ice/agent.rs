@@ -5,7 +5,7 @@
 //! verified by our own decoder and written anew, and addresses are counted before. Owned by [`super::FullAgent`].
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -83,8 +83,8 @@ pub(super) struct Generation {
     engine: IceAgent,
     local: Credentials,
     remote: Option<Credentials>,
-    /// Addresses of the peer, told or seen.
-    remotes: BTreeSet<SocketAddr>,
+    /// Addresses of the peer, told or seen, and whether they were told as those of a relay.
+    remotes: BTreeMap<SocketAddr, bool>,
     locals: usize,
     /// Candidates that came before the peer's credentials.
     early: Vec<Candidate>,
@@ -117,7 +117,7 @@ impl Generation {
             engine,
             local,
             remote: None,
-            remotes: BTreeSet::new(),
+            remotes: BTreeMap::new(),
             locals: 0,
             early: Vec::new(),
             selected: None,
@@ -230,6 +230,8 @@ impl Generation {
         };
         match address.filter(|address| filter.allows(*address)) {
             Some(address) if self.admit(address) => {
+                let relayed = candidate.kind == CandidateKind::Relayed;
+                self.remotes.insert(address, relayed);
                 self.engine.add_remote_candidate(is::Candidate::from_parts(
                     candidate.foundation.clone(),
                     1,
@@ -254,17 +256,35 @@ impl Generation {
 
     /// Whether an address may be one of the peer's: known, or one of those it may have.
     fn admit(&mut self, address: SocketAddr) -> bool {
-        if self.remotes.contains(&address) {
+        if self.remotes.contains_key(&address) {
             return true;
         }
         let pairs = (self.remotes.len() + 1) * self.locals.max(1);
         let room = self.remotes.len() < MAX_CANDIDATES && pairs <= MAX_PAIRS;
-        room && self.remotes.insert(address)
+        if room {
+            self.remotes.insert(address, false);
+        }
+        room
     }
 
     /// Addresses of the peer, told or seen.
     pub(super) fn remotes(&self) -> impl Iterator<Item = SocketAddr> + '_ {
-        self.remotes.iter().copied()
+        self.remotes.keys().copied()
+    }
+
+    /// Whether an address is one of the peer's.
+    pub(super) fn knows(&self, remote: SocketAddr) -> bool {
+        self.remotes.contains_key(&remote)
+    }
+
+    /// Whether the peer told it as that of a relay.
+    pub(super) fn is_relay(&self, remote: SocketAddr) -> bool {
+        self.remotes.get(&remote) == Some(&true)
+    }
+
+    /// We nominate, whatever was agreed.
+    pub(super) fn set_controlling(&mut self) {
+        self.engine.set_controlling(true);
     }
 
     /// Whether a check is one of the peer's: its integrity is that of our password.
@@ -288,10 +308,12 @@ impl Generation {
     ) -> bool {
         let priority = request.priority().unwrap_or(1).clamp(1, 0x7fff_ffff);
         // Who names no role has not the other one than we.
-        let role = request.role().unwrap_or(match self.is_controlling() {
-            true => IceRole::Controlled(0),
-            false => IceRole::Controlling(0),
-        });
+        let role = request
+            .role()
+            .unwrap_or_else(|| match self.is_controlling() {
+                true => IceRole::Controlled(0),
+                false => IceRole::Controlling(0),
+            });
         let Some(username) = request.username().filter(|_| self.admit(remote)) else {
             return false;
         };

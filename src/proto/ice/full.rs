@@ -3,6 +3,8 @@
 //! An ICE restart (RFC 8445 section 9) begins a new generation beside the old one, which goes on carrying data and
 //! answering checks until the new one has found a path.
 
+mod sending;
+
 use std::{
     collections::VecDeque,
     net::{IpAddr, SocketAddr},
@@ -14,9 +16,9 @@ use rand::RngExt as _;
 use super::{
     AddressFilter, CandidateUse, Credentials, IceConfig, MAX_HOSTS, MAX_SERVERS, RelayId,
     RouteChange, Selected,
-    agent::{Check, Generation, Local},
+    agent::{Generation, Local},
     gather::Gatherer,
-    relay::{Relay, RelayState, RelayTransmit},
+    relay::Relay,
 };
 use crate::proto::{
     candidate::{Candidate, CandidateKind},
@@ -131,7 +133,21 @@ impl FullAgent {
 
     /// The path, once there is one.
     pub(crate) fn selected(&self) -> Option<Selected> {
-        self.selected
+        self.selected.map(|path| self.told(path))
+    }
+
+    /// A path, with what the peer told of its end.
+    fn told(&self, path: Selected) -> Selected {
+        Selected {
+            relayed_by_peer: self.current.is_relay(path.remote),
+            ..path
+        }
+    }
+
+    /// Whether an address is one of the peer's: told, or seen in a check.
+    pub(crate) fn knows(&self, remote: SocketAddr) -> bool {
+        let previous = self.previous.as_ref();
+        self.current.knows(remote) || previous.is_some_and(|previous| previous.knows(remote))
     }
 
     /// Whether nothing comes by it any more.
@@ -230,6 +246,10 @@ impl FullAgent {
             ufrag: description.ufrag.clone(),
             password: description.password.clone(),
         };
+        if description.ice_lite {
+            // A lite agent does not nominate (RFC 8445 section 6.1.1).
+            self.current.set_controlling();
+        }
         self.current.set_remote(now, remote, self.filter);
         for candidate in &description.candidates {
             self.add_remote(candidate, now);
@@ -424,7 +444,7 @@ impl FullAgent {
         if std::mem::take(&mut self.lost)
             && let Some(path) = self.selected
         {
-            self.events.push_back(IceEvent::Selected(path));
+            self.events.push_back(IceEvent::Selected(self.told(path)));
         }
     }
 
@@ -459,11 +479,12 @@ impl FullAgent {
             local,
             remote,
             relay,
+            relayed_by_peer: false,
         };
         if self.selected != Some(path) {
             self.selected = Some(path);
             (self.heard, self.lost) = (now, false);
-            self.events.push_back(IceEvent::Selected(path));
+            self.events.push_back(IceEvent::Selected(self.told(path)));
         }
     }
 
@@ -524,155 +545,6 @@ impl FullAgent {
                 for relay in &mut self.relays {
                     relay.permit(now, peer);
                 }
-            }
-        }
-    }
-
-    /// A datagram to the peer by the relay of the path.
-    pub(crate) fn wrap(&mut self, now: Instant, datagram: &[u8]) -> Option<RelayTransmit> {
-        let path = self.selected?;
-        let relay = self
-            .relays
-            .iter_mut()
-            .find(|relay| Some(relay.id) == path.relay)?;
-        let contents = relay.wrap(now, path.remote, datagram)?;
-        Some(RelayTransmit {
-            relay: relay.id,
-            contents,
-        })
-    }
-
-    /// Gives allocations back.
-    pub(crate) fn close(&mut self, cx: &mut Context<'_>) {
-        for relay in &mut self.relays {
-            relay.delete(cx.now);
-        }
-        self.poll_relays(cx);
-    }
-
-    /// When [`Self::process`] has something to do.
-    pub(crate) fn poll_timeout(&mut self) -> Option<Instant> {
-        let lost = self
-            .selected
-            .filter(|_| !self.lost)
-            .map(|_| self.heard + LOST_AFTER);
-        let relays = self.relays.iter().filter_map(Relay::poll_timeout).min();
-        let checks = self
-            .generations()
-            .filter_map(Generation::poll_timeout)
-            .min();
-        [lost, relays, checks, self.gatherer.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
-    /// Timers, and what is to be sent.
-    pub(crate) fn process(&mut self, cx: &mut Context<'_>) {
-        let now = cx.now;
-        for generation in [Some(&mut self.current), self.previous.as_mut()]
-            .into_iter()
-            .flatten()
-        {
-            if generation.poll_timeout().is_none_or(|due| due <= now) {
-                generation.handle_timeout(now);
-            }
-        }
-        self.settle(now);
-        if self.selected.is_some() && self.heard + LOST_AFTER <= now {
-            self.lose();
-        }
-        self.poll_relays(cx);
-        self.add_relayed(now);
-        self.send_queries(cx);
-        self.send_checks(cx);
-        self.tell_end();
-        cx.routes.append(&mut self.routes);
-    }
-
-    fn tell_end(&mut self) {
-        let allocating = |relay: &Relay| relay.state() == RelayState::Allocating;
-        if !self.told_end && self.gatherer.is_done() && !self.relays.iter().any(allocating) {
-            self.told_end = true;
-            self.events.push_back(IceEvent::EndOfCandidates);
-        }
-    }
-
-    fn poll_relays(&mut self, cx: &mut Context<'_>) {
-        for relay in &mut self.relays {
-            let id = relay.id;
-            relay.poll(cx.now, |contents| {
-                cx.relayed.push_back(RelayTransmit {
-                    relay: id,
-                    contents,
-                });
-            });
-        }
-    }
-
-    fn send_queries(&mut self, cx: &mut Context<'_>) {
-        while let Some((id, base, server, datagram)) = self.gatherer.poll(cx.now) {
-            self.remember(Transaction {
-                id,
-                asker: Asker::Gatherer,
-                local: base,
-                remote: server,
-            });
-            cx.outbox.push(server, Some(base.ip()), &datagram);
-        }
-    }
-
-    fn remember(&mut self, transaction: Transaction) {
-        if self.transactions.iter().any(|one| one.id == transaction.id) {
-            return;
-        }
-        if self.transactions.len() >= MAX_TRANSACTIONS
-            && let Some(oldest) = self.transactions.pop_front()
-        {
-            self.routes.push(RouteChange::RemoveTransaction(oldest.id));
-        }
-        self.routes
-            .push(RouteChange::AddTransaction(transaction.id));
-        self.transactions.push_back(transaction);
-    }
-
-    fn send_checks(&mut self, cx: &mut Context<'_>) {
-        let mut checks = Vec::new();
-        for generation in self.generations() {
-            let number = generation.number;
-            while let Some(check) = generation.poll_check() {
-                checks.push((number, check));
-            }
-        }
-        for (number, check) in checks {
-            let Check {
-                source,
-                destination,
-                ref datagram,
-            } = check;
-            if let Some(id) = check.transaction() {
-                self.remember(Transaction {
-                    id,
-                    asker: Asker::Generation(number),
-                    local: source,
-                    remote: destination,
-                });
-            }
-            let relay = self
-                .relays
-                .iter_mut()
-                .find(|relay| relay.address() == Some(source));
-            match relay {
-                Some(relay) => {
-                    relay.permit(cx.now, destination);
-                    if let Some(contents) = relay.wrap(cx.now, destination, datagram) {
-                        cx.relayed.push_back(RelayTransmit {
-                            relay: relay.id,
-                            contents,
-                        });
-                    }
-                }
-                None => cx.outbox.push(destination, Some(source.ip()), datagram),
             }
         }
     }

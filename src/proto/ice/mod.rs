@@ -148,4 +148,6 @@ pub(crate) struct Selected {
     pub(crate) remote: SocketAddr,
     /// The relay of ours that is used.
     pub(crate) relay: Option<RelayId>,
+    /// The peer's address is one of a relay of its own, as far as it said so.
+    pub(crate) relayed_by_peer: bool,
 }

@@ -292,10 +292,10 @@ impl Relay {
     fn take_events(&mut self) {
         while let Some(event) = muted(|| self.client.poll_event()) {
             match event {
-                TurnEvent::AllocationCreated(_, address) => {
-                    if self.state == RelayState::Allocating {
-                        self.state = RelayState::Allocated(address);
-                    }
+                TurnEvent::AllocationCreated(_, address)
+                    if self.state == RelayState::Allocating =>
+                {
+                    self.state = RelayState::Allocated(address);
                 }
                 TurnEvent::AllocationCreateFailed(_) => self.fail(),
                 TurnEvent::PermissionCreateFailed(_, ip) => {

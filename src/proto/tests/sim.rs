@@ -457,7 +457,7 @@ impl Sim {
                 host.address.ip() == to.ip() && matches!(host.program, Program::Peer(_))
             });
         let direct = self.addresses.get(&to).copied();
-        let direct = direct.or(flow.then_some(of_ip));
+        let direct = direct.or_else(|| flow.then_some(of_ip));
         direct
             .filter(|node| !self.nats.contains_key(node))
             .or_else(|| self.publics.get(&to.ip()).copied())

@@ -6,6 +6,7 @@ use super::world::{
 };
 use crate::proto::{
     CloseReason,
+    connection::SignalError,
     ice::RelayTransport,
     tests::{link::Link, ms, nat::NatKind, secs, turn::USER},
 };
@@ -42,6 +43,10 @@ fn hosts_behind_symmetric_nats_need_a_relay() {
         let channels = world.connect();
         assert_eq!(world.sim.allocations(server), 1);
         assert!(world.is_relayed(Offerer), "{transport:?}");
+        for end in [Offerer, Answerer] {
+            let last = world.conn(end).paths.last().copied();
+            assert!(last.is_some_and(|(.., relayed)| relayed), "{end:?} knows");
+        }
         world.transfer(Offerer, channels, 20, secs(10));
         world.transfer(Answerer, channels, 20, secs(10));
     }
@@ -180,6 +185,27 @@ fn an_ice_restart_finds_the_way_by_a_relay_when_the_direct_one_breaks() {
 }
 
 #[test]
+fn a_lite_answerer_is_nominated_by_the_offerer_and_a_lite_offerer_by_the_answerer() {
+    for (lite, full) in [(Answerer, Offerer), (Offerer, Answerer)] {
+        let mut world = World::new(Link::rtt(ms(40)));
+        // The description alone: it is a full agent that is told to be none. It settles the roles all the same.
+        world.tamper = Some(match lite {
+            Answerer => |text| lite_if(text, "setup:active"),
+            Offerer => |text| lite_if(text, "setup:actpass"),
+        });
+        let channels = world.connect();
+        world.transfer(full, channels, 5, secs(5));
+    }
+}
+
+fn lite_if(text: &str, kind: &str) -> String {
+    match text.contains(kind) {
+        true => text.replace("m=application", "a=ice-lite\r\nm=application"),
+        false => text.to_owned(),
+    }
+}
+
+#[test]
 fn data_flows_on_while_ice_restarts() {
     let mut world = World::new(Link::rtt(ms(40)));
     world.delay = secs(2);
@@ -194,6 +220,40 @@ fn data_flows_on_while_ice_restarts() {
     // One ufrag, a few transactions and the address: nothing of the generations before.
     world.run(secs(1));
     assert!(world.peer(Offerer).endpoint.routes() < 12);
+}
+
+#[test]
+fn restarts_that_follow_one_another_too_fast_are_refused() {
+    let mut world = World::new(Link::rtt(ms(40)));
+    world.connect();
+    let (offerer, answerer) = (world.node(Offerer), world.node(Answerer));
+    let (ours, theirs) = (world.id(Offerer), world.id(Answerer));
+    let mut refused = 0;
+    for _ in 0..10 {
+        let offer = world
+            .sim
+            .act(offerer, |peer, now| peer.endpoint.restart(now, ours));
+        // A second restart before the answer to the first is no offer at all.
+        let Ok(offer) = offer else {
+            refused += 1;
+            continue;
+        };
+        let answer = world.sim.act(answerer, |peer, now| {
+            peer.endpoint.accept_restart(now, theirs, &offer)
+        });
+        match answer {
+            Ok(answer) => world.sim.act(offerer, |peer, now| {
+                peer.endpoint.accept_answer(now, ours, &answer).unwrap();
+            }),
+            Err(error) => {
+                assert_eq!(error, SignalError::TooOften);
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!(refused, 9);
+    world.run(secs(2));
+    assert!(world.closed(Offerer).is_none() && world.conn(Offerer).lost.is_empty());
 }
 
 #[test]

@@ -8,6 +8,7 @@
 #[cfg(test)]
 mod corpus;
 mod endpoint;
+mod signaled;
 #[cfg(feature = "socketpipe")]
 mod socketpipe;
 
@@ -32,6 +33,11 @@ const MAX_FRAME_LEN: usize = 4096;
 /// Datagrams and calls into two endpoints with a live connection between them.
 pub fn endpoint(data: &[u8]) {
     endpoint::run(data);
+}
+
+/// Descriptions, candidates, datagrams and what TURN servers say, for a connection that is set up through signaling.
+pub fn signaled(data: &[u8]) {
+    signaled::run(data);
 }
 
 /// A datagram that may be a STUN message.

@@ -61,6 +61,11 @@ fn multiaddr_samples() {
 }
 
 #[test]
+fn signaled_samples() {
+    replay("signaled", fuzzing::signaled);
+}
+
+#[test]
 fn endpoint_samples() {
     replay("endpoint", fuzzing::endpoint);
 }

@@ -21,7 +21,7 @@ use std::{
 
 use rand::rngs::StdRng;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "__fuzzing"))]
 pub(crate) use self::signaled::Application;
 #[cfg(test)]
 pub(crate) use self::transfer::Held;

@@ -18,7 +18,9 @@ use std::net::{IpAddr, SocketAddr};
 use rand::{Rng, RngExt as _, distr::Alphanumeric};
 
 #[cfg(test)]
-pub(crate) use self::relay::{Cutter, RelayTransport};
+pub(crate) use self::relay::Cutter;
+#[cfg(any(test, feature = "__fuzzing"))]
+pub(crate) use self::relay::RelayTransport;
 pub(crate) use self::{
     full::{FullAgent, IceEvent},
     relay::{RelayId, RelayServer, RelayTransmit},

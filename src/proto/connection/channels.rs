@@ -232,6 +232,8 @@ impl Connection {
                 self.recharge(before, after);
                 self.reads_in_pieces |= reaction.prefix_alone;
                 reaction.reset |= after.early > 0 && self.early_buffered > MAX_EARLY_BUFFER;
+                // Firefox acknowledges behind its first data, and would wait for us to read that.
+                self.on_taken(stream);
                 self.react(stream, reaction, cx);
             }
             // Text and empty messages are not libp2p's; the stream goes on.
@@ -242,7 +244,7 @@ impl Connection {
     fn on_dcep(&mut self, stream: u16, message: Bytes, cx: &mut Context<'_>) {
         let open = match dcep::parse(message) {
             Ok(Dcep::Open(open)) => open,
-            Ok(Dcep::Ack) => return self.on_dcep_ack(stream),
+            Ok(Dcep::Ack) => return self.on_taken(stream),
             Err(_) => return,
         };
         let Some(channel) = self.channels.get_mut(&stream) else {
@@ -295,15 +297,14 @@ impl Connection {
                 .is_some_and(|signaled| !std::mem::replace(&mut signaled.has_channel, true))
     }
 
-    /// The peer took a channel of ours. libp2p does not wait for that, an application of messages is told.
-    fn on_dcep_ack(&mut self, stream: u16) {
-        let waits = |channel: &&Channel| !channel.announced && channel.link == Link::Open;
-        let id = self
-            .channels
-            .get(&stream)
-            .filter(waits)
-            .map(|channel| channel.id);
-        if let Some(id) = id.filter(|_| self.is_ours(stream) && self.carries_messages()) {
+    /// The peer took a channel of ours: it acknowledged it, or uses it. libp2p does not wait for that, an application
+    /// of messages is told.
+    fn on_taken(&mut self, stream: u16) {
+        let waits = |channel: &&Channel| {
+            channel.is_raw() && !channel.announced && channel.link == Link::Open
+        };
+        let waiting = self.channels.get(&stream).filter(waits);
+        if let Some(id) = waiting.map(|channel| channel.id) {
             self.announce(id);
         }
     }

@@ -423,6 +423,13 @@ impl Connection {
         }
     }
 
+    /// Takes a message as if it had come now.
+    pub(crate) fn deliver(&mut self, stream: u16, data: Bytes, cx: &mut Context<'_>) {
+        let ppid = Ppid::Binary;
+        let message = crate::proto::engine::sctp::Message { ppid, data };
+        self.on_message(stream, message, cx);
+    }
+
     /// Bytes queued or not acknowledged.
     pub(crate) fn send_queue(&self) -> usize {
         self.sctp.as_ref().map_or(0, |sctp| sctp.buffered())

@@ -184,6 +184,14 @@ impl Endpoint {
         self.connections.get(&connection)?.selected_path()
     }
 
+    /// Gives a connection a message as if it had come now.
+    #[cfg(test)]
+    pub(crate) fn deliver(&mut self, now: Instant, id: ConnectionId, stream: u16, data: Bytes) {
+        self.with(now, id, |connection, cx| {
+            connection.deliver(stream, data, cx);
+        });
+    }
+
     /// Carries out what a connection said about its routes.
     pub(super) fn change_routes(&mut self, id: ConnectionId) {
         for change in std::mem::take(&mut self.routes) {

@@ -96,6 +96,20 @@ fn two_ends_agree_on_a_path() {
 }
 
 #[test]
+fn two_ends_agree_on_a_path_of_ipv6_where_they_have_both() {
+    let (mut ends, now) = pair([true, false]);
+    for (end, text) in [(0, "[2001:db8::1]:4000"), (1, "[2001:db8::2]:4000")] {
+        let told = ends[end].add_local(host(text)).unwrap();
+        let used = ends[1 - end].add_remote(&told, AddressFilter::ALL);
+        assert_eq!(used, CandidateUse::Taken);
+    }
+    exchange(&mut ends, now, Duration::from_secs(1));
+    let here = (address("[2001:db8::1]:4000"), address("[2001:db8::2]:4000"));
+    assert_eq!(ends[0].selected(), Some(here));
+    assert_eq!(ends[1].selected(), Some((here.1, here.0)));
+}
+
+#[test]
 fn a_role_conflict_is_settled_either_way() {
     for both in [true, false] {
         let (mut ends, now) = pair([both, both]);

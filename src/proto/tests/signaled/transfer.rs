@@ -90,6 +90,27 @@ fn no_more_than_16_kib_are_sent_at_once_whatever_the_peer_takes() {
 }
 
 #[test]
+fn a_peer_that_sends_before_it_acknowledges_the_channel_is_heard() {
+    let mut world = World::new(Link::rtt(ms(200)));
+    world.offer();
+    world.expect("end of the set-up", secs(5), |world| {
+        world.conn(Offerer).ready.is_some()
+    });
+    assert!(world.conn(Offerer).inbound.is_empty(), "no answer came yet");
+    let (node, id) = (world.node(Offerer), world.id(Offerer));
+    world.sim.act(node, |peer, now| {
+        peer.endpoint
+            .deliver(now, id, 1, Bytes::from_static(b"early"));
+    });
+    let channel = world.conn(Offerer).inbound.pop_front().expect("it is open");
+    let early = world.receive(Offerer, channel);
+    assert_eq!(early.as_deref(), Some(&b"early"[..]));
+    // The acknowledgement opens nothing twice.
+    world.run(secs(1));
+    assert!(world.conn(Offerer).inbound.is_empty());
+}
+
+#[test]
 fn a_channel_with_another_name_is_closed() {
     for (label, protocol) in [("other", "socketpipe/1.0"), ("socketpipe", "")] {
         let other = Application::Messages {

@@ -3,6 +3,7 @@
 
 use std::{
     net::SocketAddr,
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -13,6 +14,7 @@ use crate::{
         ConnectionId, DtlsContext, Endpoint, Event, Identity, Read,
         candidate::Candidate,
         connection::{Application, Call},
+        fingerprint::Fingerprint,
         ice::{AddressFilter, IceConfig, RelayId, RelayServer, RelayTransport},
         sdp::Description,
     },
@@ -39,6 +41,21 @@ fn address(host: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, host], 4000))
 }
 
+/// A certificate, made once: it costs more than most inputs.
+fn dtls() -> &'static (DtlsContext, Fingerprint) {
+    static DTLS: OnceLock<(DtlsContext, Fingerprint)> = OnceLock::new();
+    DTLS.get_or_init(|| {
+        let certificate = Certificate::generate_with(&mut StdRng::seed_from_u64(1));
+        let identity = Identity {
+            certificate_der: certificate.certificate_der().to_vec(),
+            private_key_der: certificate.private_key_der().to_vec(),
+        };
+        let dtls = DtlsContext::new(identity, Duration::from_secs(10));
+        let dtls = dtls.expect("a fresh certificate can be used");
+        (dtls, certificate.fingerprint())
+    })
+}
+
 impl Target {
     fn new() -> Option<Self> {
         #[expect(
@@ -46,14 +63,9 @@ impl Target {
             reason = "an arbitrary origin for virtual time"
         )]
         let now = Instant::now();
-        let certificate = Certificate::generate_with(&mut StdRng::seed_from_u64(1));
-        let identity = || Identity {
-            certificate_der: certificate.certificate_der().to_vec(),
-            private_key_der: certificate.private_key_der().to_vec(),
-        };
         let limits = Limits::default().to_proto();
-        let timeout = limits.handshake_timeout;
-        let mut endpoint = Endpoint::new(limits, identity(), true, [1; 32]).ok()?;
+        let (dtls, fingerprint) = dtls();
+        let mut endpoint = Endpoint::with_dtls(limits, dtls.clone(), true, [1; 32]);
         let relays = [endpoint.new_relay(), endpoint.new_relay()];
         let server = |transport| RelayServer {
             address: address(200),
@@ -67,8 +79,8 @@ impl Target {
                 protocol: "socketpipe/1.0",
                 open: true,
             },
-            fingerprint: certificate.fingerprint(),
-            dtls: DtlsContext::new(identity(), timeout).ok()?,
+            fingerprint: *fingerprint,
+            dtls: dtls.clone(),
             ice: IceConfig {
                 hosts: vec![address(1)],
                 stun_servers: vec![address(201)],

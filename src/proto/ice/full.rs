@@ -30,7 +30,7 @@ use crate::proto::{
 /// Silence on the path after which it counts as lost: three of our checks and as many of the peer's went unanswered.
 const LOST_AFTER: Duration = Duration::from_secs(5);
 /// Transactions whose answers are still taken.
-const MAX_TRANSACTIONS: usize = 256;
+const MAX_TRANSACTIONS: usize = 128;
 
 /// What the agent reports.
 #[derive(Debug, PartialEq, Eq)]
@@ -357,7 +357,10 @@ impl FullAgent {
         let taken = owner
             .as_mut()
             .is_some_and(|owner| owner.on_request(now, local, remote, request));
-        self.hear(now, local, remote, taken);
+        if taken {
+            self.hear(now, Self::known(arrival, local), remote);
+        }
+        self.settle(now);
         taken
     }
 
@@ -392,16 +395,21 @@ impl FullAgent {
             return false;
         };
         self.routes.push(RouteChange::RemoveTransaction(id));
-        let local = self
-            .arrived_at(arrival, remote)
-            .unwrap_or(transaction.local);
+        let local = match arrival {
+            // Where it arrived is not known: where it left is as good.
+            (None, None) => transaction.local,
+            known => self.arrived_at(known, remote).unwrap_or(transaction.local),
+        };
         match transaction.asker {
             Asker::Generation(number) => {
                 let mut asker = self.generations().find(|one| one.number == number);
                 let taken = asker
                     .as_mut()
                     .is_some_and(|asker| asker.on_response(now, local, remote, response));
-                self.hear(now, local, remote, taken);
+                if taken {
+                    self.hear(now, Self::known(arrival, local), remote);
+                }
+                self.settle(now);
                 taken
             }
             Asker::Gatherer => self.on_gathered(id, response),
@@ -431,12 +439,17 @@ impl FullAgent {
         }
     }
 
-    fn hear(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, valid: bool) {
-        let on_path = |path: Selected| path.remote == remote && path.local == local;
-        if valid && self.selected.is_some_and(on_path) {
+    /// Our address, unless the shell cannot tell at which one a datagram arrived.
+    fn known(arrival: (Option<RelayId>, Option<IpAddr>), local: SocketAddr) -> Option<SocketAddr> {
+        (arrival != (None, None)).then_some(local)
+    }
+
+    fn hear(&mut self, now: Instant, local: Option<SocketAddr>, remote: SocketAddr) {
+        let on_path =
+            |path: Selected| path.remote == remote && local.is_none_or(|local| path.local == local);
+        if self.selected.is_some_and(on_path) {
             self.revive(now);
         }
-        self.settle(now);
     }
 
     fn revive(&mut self, now: Instant) {

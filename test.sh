@@ -177,11 +177,11 @@ tests() {
     SIMULATION_SEED=${SIMULATION_SEED:-1} PROPTEST_RNG_SEED=${PROPTEST_RNG_SEED:-1} cargo test --workspace --features libp2p-rtc/gateway
 }
 
-# A table of 200 nodes, and many idle connections; both fail if anything is lost. Machines that test are busy, so a dial in
+# A table of 80 nodes, and many idle connections; both fail if anything is lost. Machines that test are busy, so a dial in
 # the middle may take longer than docs/performance.md says.
 dht_swarm() {
     interop/build || return 1
-    target/release/examples/dht_swarm --nodes 200 --transport webrtc || return 1
+    target/release/examples/dht_swarm --nodes 80 --transport webrtc || return 1
     target/release/examples/idle_swarm --connections 2000 --seconds 30 --max-kib 48 --max-slowdown 10
 }
 

@@ -1,13 +1,14 @@
 //! Figures of the gateway, as lines of JSON: what a key press costs, and how it fares beside a flood.
 //!
-//!     gateway-figures PROGRAM [--sessions N] [--floods N]
+//!     gateway-figures PROGRAM [--sessions N] [--floods N] [--flood-bound MS]
 //!
 //! * `key_echo`: one byte through a terminal session over webrtc-direct and back, beside 64 bytes on a bare libp2p
 //!   stream of the same connection, in turns.
 //! * `flood`: PROGRAM (`socketpipe`) serves N terminals at once, some of which print without end; the echo of one
 //!   more, and the memory of PROGRAM.
 //!
-//! The exit status is 1 if a figure misses its bound: twice the bare stream, and 50 ms.
+//! The exit status is 1 if a figure misses its bound: twice the bare stream, and the echo beside a flood 50 ms, or what
+//! `--flood-bound` says.
 #![expect(clippy::print_stdout, reason = "the results go there")]
 
 mod echo;
@@ -18,7 +19,7 @@ use std::{error::Error, process::ExitCode, time::Duration};
 use libp2p::{Swarm, SwarmBuilder, identity::Keypair, swarm::NetworkBehaviour};
 use libp2p_rtc::{Config, Transport, socketpipe::Behaviour as SocketPipe};
 
-const USAGE: &str = "usage: gateway-figures PROGRAM [--sessions N] [--floods N]";
+const USAGE: &str = "usage: gateway-figures PROGRAM [--sessions N] [--floods N] [--flood-bound MS]";
 
 /// What cannot fail to be over by then.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -68,17 +69,20 @@ async fn run() -> Result<bool, Box<dyn Error>> {
         flood::crowd(&invitation, sessions.parse()?, floods.parse()?).await?;
         return Ok(true);
     }
-    let (mut sessions, mut floods) = (200, 50);
+    let (mut sessions, mut floods, mut bound) = (200, 50, 50);
     while let Some(arg) = args.next() {
         let value = args.next().ok_or(USAGE)?.parse()?;
         match arg.as_str() {
             "--sessions" => sessions = value,
             "--floods" => floods = value,
+            "--flood-bound" => bound = value,
             _ => return Err(USAGE.into()),
         }
     }
+    let bound = Duration::from_millis(u64::try_from(bound)?);
     let echo = tokio::time::timeout(PATIENCE, echo::run()).await??;
-    let flood = tokio::time::timeout(PATIENCE, flood::run(&program, sessions, floods)).await??;
+    let flood =
+        tokio::time::timeout(PATIENCE, flood::run(&program, sessions, floods, bound)).await??;
     Ok(echo && flood)
 }
 

@@ -436,6 +436,12 @@ impl Runner {
             }
             QueryResult::GetProviders(result) => {
                 let found = match result {
+                    // Who knows none answers, too.
+                    Ok(GetProvidersOk::FoundProviders { providers, .. })
+                        if providers.is_empty() =>
+                    {
+                        return;
+                    }
                     Ok(GetProvidersOk::FoundProviders { providers, .. }) => providers,
                     _ => HashSet::new(),
                 };

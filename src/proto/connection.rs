@@ -51,6 +51,8 @@ use super::{
 pub(crate) struct Context<'a> {
     /// The time of this turn.
     pub(crate) now: Instant,
+    /// When somebody attended to the endpoint again, the last time that nobody did.
+    pub(crate) returned: Option<Instant>,
     /// The bounds.
     pub(crate) limits: &'a Limits,
     /// Where datagrams go.
@@ -474,8 +476,15 @@ impl Connection {
             self.end(CloseReason::HandshakeTimedOut(self.phase), cx);
             return;
         }
+        // Silence while nobody listened proves nothing.
+        let silent_since = cx
+            .returned
+            .map_or(self.last_received, |at| at.max(self.last_received));
+        if let (Ice::Signaled(signaled), Some(at)) = (&mut self.ice, cx.returned) {
+            signaled.agent.excuse_silence(at);
+        }
         if self.idle_check <= now {
-            self.idle_check = self.last_received + cx.limits.idle_timeout;
+            self.idle_check = silent_since + cx.limits.idle_timeout;
             if self.idle_check <= now {
                 self.end(CloseReason::TimedOut, cx);
                 return;

@@ -10,7 +10,7 @@ mod signaled;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
@@ -37,6 +37,10 @@ use super::{
 /// Longest opening packet of a hole punch, in bytes (the DCUtR specification asks for random bytes).
 const PUNCH_LEN: usize = 64;
 
+/// A deadline served so late shows that nobody attended to the endpoint: the machine slept, or others had it. What came
+/// meanwhile may be lost, for the buffer of a busy socket holds no more than a second or two of it.
+const ABSENCE: Duration = Duration::from_secs(1);
+
 /// All connections of one socket.
 pub(crate) struct Endpoint {
     limits: Limits,
@@ -56,6 +60,8 @@ pub(crate) struct Endpoint {
     subnets: HashMap<[u8; 6], usize>,
     handshakes: usize,
     deadlines: Deadlines,
+    /// The end of the last absence.
+    returned: Option<Instant>,
     reasons: HashMap<ConnectionId, &'static str>,
     touched: Vec<ConnectionId>,
     events: VecDeque<(ConnectionId, Event)>,
@@ -72,6 +78,7 @@ macro_rules! context {
     ($self:ident, $now:expr) => {
         Context {
             now: $now,
+            returned: $self.returned,
             limits: &$self.limits,
             outbox: &mut $self.outbox,
             rng: &mut $self.rng,
@@ -121,6 +128,7 @@ impl Endpoint {
             subnets: HashMap::new(),
             handshakes: 0,
             deadlines: Deadlines::default(),
+            returned: None,
             reasons: HashMap::new(),
             touched: Vec::new(),
             events: VecDeque::new(),
@@ -178,8 +186,12 @@ impl Endpoint {
         }
     }
 
-    /// Timers that are due.
+    /// Timers that are due. Datagrams that have come are to be handled first: a deadline is not to judge what they answer.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        let due = self.deadlines.first().map_or(now, |(due, _)| due);
+        if now.saturating_duration_since(due) >= ABSENCE {
+            self.returned = Some(now);
+        }
         while let Some(id) = self.deadlines.pop_due(now) {
             self.with(now, id, Connection::handle_timeout);
         }

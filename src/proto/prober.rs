@@ -85,14 +85,26 @@ impl Prober {
         self.next
     }
 
-    /// Writes the checks that are due now, each as one datagram.
-    pub(crate) fn checks(&mut self, now: Instant, rng: &mut impl Rng, mut send: impl FnMut(&[u8])) {
+    /// Writes the checks that are due now, each as one datagram. Those of a path that works come twice as often with
+    /// `urgent`.
+    pub(crate) fn checks(
+        &mut self,
+        now: Instant,
+        urgent: bool,
+        rng: &mut impl Rng,
+        mut send: impl FnMut(&[u8]),
+    ) {
         if now < self.next {
             return;
         }
         let wait = if self.answered.is_some() {
             // Randomised so that many connections do not beat in time (RFC 7675 section 5.1).
-            self.keepalive.mul_f64(rng.random_range(0.8..1.2))
+            let pause = if urgent {
+                self.keepalive / 2
+            } else {
+                self.keepalive
+            };
+            pause.mul_f64(rng.random_range(0.8..1.2))
         } else {
             let wait = self.interval;
             self.interval = (self.interval * 2).min(MAX_INTERVAL);
@@ -224,6 +236,7 @@ mod tests {
             let mut sent = Vec::new();
             self.prober.checks(
                 self.start + Duration::from_millis(ms),
+                false,
                 &mut self.rng,
                 |check| sent.push(check.to_vec()),
             );

@@ -297,13 +297,15 @@ impl Driver {
         }
     }
 
-    /// Local work first, then deadlines, then one batch from the network, all of it before anything is sent; then the
-    /// consequences to the application and to the network.
+    /// Local work first, then one batch from the network, all of it before anything is sent; then deadlines, which may be
+    /// met by what has come; then the consequences to the application and to the network.
     fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
         let abandoned = self.serve_requests(cx, now);
         if !abandoned {
             self.drain_until = None;
         }
+        // While the system takes nothing, nothing is read: the answers would have nowhere to go.
+        let mut more = self.unsent.is_none() && self.receive(cx, now);
         if self
             .endpoint
             .poll_timeout()
@@ -311,8 +313,6 @@ impl Driver {
         {
             self.endpoint.handle_timeout(now);
         }
-        // While the system takes nothing, nothing is read: the answers would have nowhere to go.
-        let mut more = self.unsent.is_none() && self.receive(cx, now);
         more |= self.deliver(now);
         self.wake();
         let blocked = self.unsent.is_some();

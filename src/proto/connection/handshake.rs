@@ -93,8 +93,10 @@ impl Connection {
             {
                 sctp.heartbeat();
             }
+            // Nothing came for the last two: the peer may have been too busy to read, and deserves more attempts.
+            let urgent = quiet >= cx.limits.keepalive_interval * 2;
             let outbox = &mut *cx.outbox;
-            prober.checks(cx.now, cx.rng, |check| {
+            prober.checks(cx.now, urgent, cx.rng, |check| {
                 outbox.push(path.remote, path.local_ip, check)
             });
         }

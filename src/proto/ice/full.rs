@@ -461,6 +461,11 @@ impl FullAgent {
         }
     }
 
+    /// Silence before this instant proves nothing.
+    pub(crate) fn excuse_silence(&mut self, listening_since: Instant) {
+        self.heard = self.heard.max(listening_since);
+    }
+
     fn lose(&mut self) {
         if !self.lost {
             self.lost = true;

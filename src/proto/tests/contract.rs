@@ -1,6 +1,10 @@
 //! The contract between the core and its shell: what calls may come when, and what they may count on.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    cell::Cell,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+};
 
 use super::{
     link::Link,
@@ -174,7 +178,9 @@ fn a_host_that_slept_for_an_hour_loses_its_connections_and_goes_on() {
         pair.sim.sleep(sleeper.node);
         pair.run(secs(3600));
         pair.sim.wake(sleeper.node);
-        pair.run(secs(1));
+        // It has not heard the other, but has not listened either.
+        assert_eq!(pair.closed(sleeper), None);
+        pair.run(secs(26));
         for end in pair.ends() {
             assert_eq!(pair.closed(end), Some(CloseReason::TimedOut), "{end:?}");
         }
@@ -198,6 +204,56 @@ fn a_host_that_slept_for_ten_seconds_keeps_its_connections() {
     pair.run(secs(10));
     pair.sim.wake(dialer.node);
     pair.run(secs(5));
+    pair.write(dialer, ours, b"good morning");
+    pair.run(secs(1));
+    assert_eq!(pair.read(listener, theirs).0, b"good morning");
+}
+
+#[test]
+fn a_silent_listener_is_asked_more_often_before_it_is_given_up() {
+    let mut pair = Pair::new(ms(RTT));
+    let (dialer, listener) = (pair.dialer, pair.listener);
+    pair.run(secs(10));
+    let to = pair.sim.address(listener.node);
+    let asked = Rc::new(Cell::new(false));
+    let seen = Rc::clone(&asked);
+    pair.sim.set_filter(move |packet| {
+        seen.set(seen.get() || packet.to == to);
+        packet.to != to
+    });
+    let mut times = Vec::new();
+    while pair.closed(dialer).is_none() {
+        pair.run(ms(10));
+        if asked.take() {
+            times.push(pair.sim.elapsed());
+        }
+    }
+    let end = times.pop().expect("a goodbye");
+    let late = times.iter().filter(|at| **at + secs(9) > end);
+    assert!(late.count() >= 2);
+    times.push(end);
+    for pair in times.windows(2).filter(|pair| pair[0] + secs(9) > end) {
+        assert!(pair[1] - pair[0] < ms(3_100), "{times:?}");
+    }
+}
+
+/// As processes do on a machine that is suspended, or that others keep busy.
+#[test]
+fn when_both_hosts_stood_still_for_an_hour_their_connection_goes_on() {
+    let mut pair = Pair::new(ms(RTT));
+    let (dialer, listener) = (pair.dialer, pair.listener);
+    let (ours, theirs) = pair.stream(dialer);
+    pair.run(secs(10));
+    for first in pair.ends() {
+        let last = pair.other(first);
+        pair.sim.sleep(first.node);
+        pair.sim.sleep(last.node);
+        pair.run(secs(3600));
+        pair.sim.wake(first.node);
+        pair.run(secs(10));
+        pair.sim.wake(last.node);
+        pair.run(secs(60));
+    }
     pair.write(dialer, ours, b"good morning");
     pair.run(secs(1));
     assert_eq!(pair.read(listener, theirs).0, b"good morning");

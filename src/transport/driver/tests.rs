@@ -1,6 +1,6 @@
 //! Two drivers over loopback sockets, with the real core and without Noise.
 
-use std::{future::poll_fn, io, net::Ipv4Addr};
+use std::{future::poll_fn, io, net::Ipv4Addr, pin::pin};
 
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, future};
 use libp2p_core::muxing::StreamMuxerExt;
@@ -121,6 +121,43 @@ async fn gone<T>(weak: &Weak<T>) {
     .await;
 }
 
+/// A driver that runs when the test says, at times that the test makes up.
+struct Puppet {
+    driver: Driver,
+    handle: SocketHandle,
+    fingerprint: Fingerprint,
+}
+
+impl Puppet {
+    fn new(accept: bool) -> Self {
+        let certificate = Certificate::generate();
+        let identity = Identity {
+            certificate_der: certificate.certificate_der().to_vec(),
+            private_key_der: certificate.private_key_der().to_vec(),
+        };
+        let limits = config::Limits::default().to_proto();
+        let endpoint = Endpoint::new(limits, identity, accept, rand::random()).unwrap();
+        let socket = Socket::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let shared = SocketShared::new(socket.local_addr(), StreamLimits::default());
+        Self {
+            driver: Driver::new(socket, endpoint, Arc::clone(&shared), None),
+            handle: SocketHandle {
+                user: SocketUser::new(shared),
+            },
+            fingerprint: certificate.fingerprint(),
+        }
+    }
+
+    async fn turn(&mut self, now: Instant) {
+        // The runtime looks at its sockets when it has nothing else to do.
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+        }
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        while self.driver.turn(&mut cx, now) == Turn::More {}
+    }
+}
+
 /// Measures time by what another connection gets done meanwhile.
 struct Clock {
     _parts: (Node, Node, Connection, Connection),
@@ -187,6 +224,49 @@ async fn carries_noise_messages_before_anything_else() {
         .await
         .unwrap();
     assert_eq!((&byte, &message), (b"e", b"e, ee"));
+}
+
+#[tokio::test]
+async fn a_peer_is_not_dead_while_its_keepalive_waits_to_be_read() {
+    #[expect(clippy::disallowed_methods, reason = "an arbitrary origin")]
+    let start = Instant::now();
+    let (mut dialer, mut listener) = (Puppet::new(false), Puppet::new(true));
+    let handle = listener.handle.clone();
+    let both_ends = future::join(
+        dialer.handle.dial(Dial {
+            remote: handle.local_addr(),
+            policy: DialPolicy::V1,
+            fingerprints: vec![listener.fingerprint],
+        }),
+        async { poll_fn(|cx| handle.poll_incoming(cx)).await.pending.await },
+    );
+    let mut both_ends = pin!(both_ends);
+    let (dialed, accepted) = within(async {
+        loop {
+            dialer.turn(start).await;
+            listener.turn(start).await;
+            if let Some(ends) = both_ends.as_mut().now_or_never() {
+                break ends;
+            }
+        }
+    })
+    .await;
+    let ends = [dialed, accepted].map(Result::unwrap);
+    for end in &ends {
+        end.connection.authenticated(PeerId::random());
+    }
+    let limits = config::Limits::default();
+    // The dialer asks for a sign of life, and nobody attends to the listener until the time of its peer is up.
+    dialer.turn(start + limits.keepalive_interval * 2).await;
+    let up = start + limits.idle_timeout;
+    listener.turn(up + Duration::from_millis(1)).await;
+    assert_eq!(listener.driver.endpoint.connections(), 1);
+    // Then the peer is silent.
+    listener.turn(up + Duration::from_millis(2)).await;
+    listener.turn(up + limits.idle_timeout * 2).await;
+    assert_eq!(listener.driver.endpoint.connections(), 1, "nobody attended");
+    listener.turn(up + limits.idle_timeout * 3).await;
+    assert_eq!(listener.driver.endpoint.connections(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

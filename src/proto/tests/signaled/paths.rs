@@ -155,6 +155,26 @@ fn a_path_that_goes_silent_is_reported_and_reported_again_when_it_comes_back() {
 }
 
 #[test]
+fn a_path_is_not_lost_because_both_hosts_stood_still() {
+    let mut world = World::new(Link::rtt(ms(40)));
+    let channels = world.connect();
+    for end in [Offerer, Answerer] {
+        let node = world.node(end);
+        world.sim.sleep(node);
+    }
+    world.run(secs(10));
+    for end in [Offerer, Answerer] {
+        let node = world.node(end);
+        world.sim.wake(node);
+    }
+    world.run(secs(10));
+    for end in [Offerer, Answerer] {
+        assert!(world.conn(end).lost.is_empty(), "{end:?}");
+    }
+    world.transfer(Offerer, channels, 5, secs(10));
+}
+
+#[test]
 fn a_connection_without_a_path_ends() {
     let mut world = World::new(Link::rtt(ms(40)));
     world.connect();

@@ -19,6 +19,10 @@ export class Contacts {
     return this.#contacts.size
   }
 
+  get peers () {
+    return [...this.#contacts.keys()]
+  }
+
   /** Notes nodes of which somebody told, `[{ peer, addresses }]`; each address must end with `/p2p/` and the peer. */
   learn (nodes) {
     for (const { peer, addresses } of nodes) {

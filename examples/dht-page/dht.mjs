@@ -16,8 +16,19 @@ const PROTOCOL = '/libp2p-rtc/kad/1.0.0'
 /** Records are under `/rtc/..`: js-libp2p wants to know by the first word of a key how to check a record. */
 const NAMESPACE = 'rtc'
 
-/** A node that has not answered by then is taken for gone. A dial takes some six round trips. */
-export const DIAL_LIMIT_MS = 5000
+/**
+ * A node that has not answered by then is taken for gone. A dial takes some six round trips, and a page on a busy
+ * machine is told a little late that its time is up: this makes it five seconds at most.
+ */
+export const DIAL_LIMIT_MS = 4000
+
+/** A look-up names this many nodes, if there are so many (k of Kademlia). */
+const CLOSEST = 20
+
+/** A walk over a table: enough look-ups for one of 500 nodes, and parts of it that a few hundred hashes find a key for. */
+const MAX_LOOK_UPS = 100
+const MAX_DEPTH = 8
+const MAX_ATTEMPTS = 3
 
 let handshake
 
@@ -99,11 +110,68 @@ export async function heardOf (node) {
   return peers.map(({ id, addresses }) => contact(id, addresses.map(({ multiaddr }) => multiaddr)))
 }
 
-/** Looks up a random place of the DHT: of the nodes on the way `heardOf` tells. */
-export async function lookUpAnywhere (node) {
-  for await (const _ of node.peerRouting.getClosestPeers(crypto.getRandomValues(new Uint8Array(32)))) {
-    // The node itself notes them.
+/**
+ * Walks over the whole table, whatever random keys would miss, and yields the nodes that each look-up told of, as
+ * `heardOf` does. A look-up names the nodes closest to its key, so it names all of those in a part of the key space
+ * that has fewer than it can name. Where so many turn up that this is not sure, the part is halved.
+ */
+export async function * walk (node) {
+  const found = new Map()
+  const parts = ['']
+
+  for (let at = 0; at < parts.length && at < MAX_LOOK_UPS; at++) {
+    const part = parts[at]
+    const nodes = await lookUp(node, await keyIn(part))
+    await Promise.all(nodes.map(async ({ peer, id }) => found.set(peer, await placeOf(id.toMultihash().bytes))))
+    yield nodes.map(({ peer, addresses }) => ({ peer, addresses }))
+    const inPart = [...found.values()].filter(place => place.startsWith(part)).length
+
+    if (inPart >= CLOSEST / 2 && part.length < MAX_DEPTH) {
+      parts.push(`${part}0`, `${part}1`)
+    }
   }
+}
+
+/** The nodes that are named on the way to a key. Once more if too few of them answered to rely on it. */
+async function lookUp (node, key) {
+  const named = new Map()
+
+  for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
+    let answers = 0
+    let failures = 0
+
+    for await (const event of node.services.dht.getClosestPeers(key)) {
+      answers += event.name === 'PEER_RESPONSE' ? 1 : 0
+      failures += event.name === 'QUERY_ERROR' ? 1 : 0
+
+      for (const { id, multiaddrs } of event.closer ?? []) {
+        named.set(id.toString(), { id, ...contact(id, multiaddrs) })
+      }
+    }
+
+    if (failures === 0 || answers >= CLOSEST / 2) {
+      break
+    }
+  }
+
+  return [...named.values()]
+}
+
+/** A key whose place in the key space begins with these bits. */
+async function keyIn (part) {
+  for (;;) {
+    const key = crypto.getRandomValues(new Uint8Array(32))
+
+    if ((await placeOf(key)).startsWith(part)) {
+      return key
+    }
+  }
+}
+
+/** Where keys and nodes are in the key space, as far as `walk` looks: the first bits of the SHA-256 hash. */
+async function placeOf (bytes) {
+  const [first] = (await sha256.digest(bytes)).digest
+  return first.toString(2).padStart(MAX_DEPTH, '0')
 }
 
 /**

@@ -1,9 +1,6 @@
 // The page: buttons for what dht.mjs can do. The same functions are in `globalThis.dht`, for the console and run.mjs.
 import { Contacts } from './contacts.mjs'
-import { createNode, dialAll, findProvider, getRecord, heardOf, lookUpAnywhere } from './dht.mjs'
-
-// Look-ups in a row that told of no new node, after which there seem to be no more.
-const VAIN_LOOK_UPS = 3
+import { createNode, dialAll, findProvider, getRecord, heardOf, walk } from './dht.mjs'
 
 const contacts = new Contacts()
 let node
@@ -24,12 +21,14 @@ const dht = {
     return outcome
   },
 
-  /** Looks around in the DHT until `count` nodes are known, or no more can be found. */
+  /** Walks over the table of the DHT until `count` nodes are known, or to its end. */
   async explore (count) {
-    for (let vain = 0; contacts.size < count && vain < VAIN_LOOK_UPS;) {
-      const before = contacts.size
-      await lookUp(lookUpAnywhere)
-      vain = contacts.size > before ? 0 : vain + 1
+    for await (const nodes of walk(await started())) {
+      contacts.learn(nodes)
+
+      if (contacts.size >= count) {
+        break
+      }
     }
 
     return { known: contacts.size }
@@ -38,6 +37,11 @@ const dht = {
   /** Dials up to `count` stored nodes at once. */
   async connect (count) {
     return await dht.dial(contacts.toDial(count))
+  },
+
+  /** The peers that are stored. */
+  stored () {
+    return contacts.peers
   },
 
   async dial (nodes) {
@@ -63,8 +67,13 @@ const dht = {
   },
 
   async state () {
-    const { length } = (await node)?.getConnections() ?? []
-    return { connections: length, known: contacts.size, inTable: (await node)?.services.dht.routingTable.size ?? 0 }
+    const connections = (await node)?.getConnections() ?? []
+    return {
+      connections: connections.length,
+      peers: new Set(connections.map(({ remotePeer }) => remotePeer.toString())).size,
+      known: contacts.size,
+      inTable: (await node)?.services.dht.routingTable.size ?? 0
+    }
   }
 }
 

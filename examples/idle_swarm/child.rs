@@ -71,6 +71,17 @@ pub(crate) fn cpu(pid: u32) -> io::Result<Duration> {
     Ok(Duration::from_millis(ticks * 1000 / TICKS))
 }
 
+/// Datagrams that were dropped because the buffer of this UDP port was full; proc(5).
+pub(crate) fn dropped(port: u16) -> io::Result<u64> {
+    let table = fs::read_to_string("/proc/net/udp")?;
+    let line = table.lines().find(|line| {
+        let local = line.split_whitespace().nth(1);
+        local.is_some_and(|local| local.ends_with(&format!(":{port:04X}")))
+    });
+    line.and_then(|line| line.split_whitespace().last()?.parse().ok())
+        .ok_or_else(|| io::Error::other(format!("/proc/net/udp does not know port {port}")))
+}
+
 /// Resident memory of a process, in KiB.
 pub(crate) fn resident_kib(pid: u32) -> io::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;

@@ -21,12 +21,14 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use libp2p::{Multiaddr, Swarm, SwarmBuilder, identity::Keypair, swarm::dummy};
+use libp2p::{
+    Multiaddr, Swarm, SwarmBuilder, identity::Keypair, multiaddr::Protocol, swarm::dummy,
+};
 use libp2p_rtc::{Config, Transport};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    child::{Child, cpu, resident_kib},
+    child::{Child, cpu, dropped, resident_kib},
     dialer::dial_time,
 };
 
@@ -168,6 +170,10 @@ async fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
     ))?;
     sleep(rest.saturating_sub(from.elapsed())).await;
 
+    print(&format!(
+        "| datagrams lost as the listener's buffer was full | {} |",
+        dropped(port(&addr).ok_or("no port")?)?
+    ))?;
     all_alive(options, &mut listener, &mut dialers).await?;
     if per_connection > options.max_kib as f64 {
         return Err(format!("a connection takes more than {} KiB", options.max_kib).into());
@@ -219,6 +225,13 @@ async fn open(options: &Options, addr: &Multiaddr) -> Result<Vec<Child>, Box<dyn
         dialer.line().await?;
     }
     Ok(dialers)
+}
+
+fn port(addr: &Multiaddr) -> Option<u16> {
+    addr.iter().find_map(|part| match part {
+        Protocol::Udp(port) => Some(port),
+        _ => None,
+    })
 }
 
 fn millis(time: Duration) -> f64 {

@@ -158,6 +158,19 @@ web_page() {
         npm run --silent types && npm run --silent check && npm test --silent && npm run --silent test:page)
 }
 
+# The page of examples/dht-page in Chromium and Firefox, against nodes of examples/dht and examples/dht_swarm. It takes
+# js-libp2p from interop/js.
+dht_page() {
+    any_of npm || { missing "Node.js 20 with npm (needed by examples/dht-page)"; return; }
+    interop/build || return 1
+    [ interop/js/node_modules/.package-lock.json -nt interop/js/package-lock.json ] ||
+        (cd interop/js && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error) || return 1
+    local status=0
+    node examples/dht-page/run.mjs | tee target/dht-page || status=1
+    ! grep -q SKIPPED target/dht-page || absent=yes
+    return $status
+}
+
 # One fixed seed: what a random one finds must not fail an unrelated change. `cargo test` alone draws fresh seeds and
 # prints them.
 tests() {
@@ -187,6 +200,7 @@ if ! $quick; then
     step "interoperability" interoperability
     step "unified-testing" unified_testing
     step "web page" web_page
+    step "dht page" dht_page
 fi
 
 # Names in one line.

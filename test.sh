@@ -177,6 +177,60 @@ tests() {
     SIMULATION_SEED=${SIMULATION_SEED:-1} PROPTEST_RNG_SEED=${PROPTEST_RNG_SEED:-1} cargo test --workspace --features libp2p-rtc/gateway
 }
 
+# The first address that a node of examples/dht prints into a file.
+dht_address() {
+    local line
+    for _ in $(seq 100); do
+        line=$(sed -n '/^\/ip4\//{p;q}' "$1")
+        [ -z "$line" ] || break
+        read -rt 0.1 <> <(:) || true
+    done
+    printf '%s\n' "$line"
+}
+
+# The commands that docs/dht.md begins with; the node of folder b comes back knowing its peers from its folder alone.
+dht_commands() {
+    local dir=$1 dht=target/release/examples/dht listen=/ip4/127.0.0.1/udp/0/webrtc-direct addr first again
+    "$dht" run --folder "$dir/a" --listen $listen >"$dir/a.out" &
+    pids+=($!)
+    addr=$(dht_address "$dir/a.out")
+    "$dht" provide report.pdf --folder "$dir/c" --listen $listen --bootstrap "$addr" >"$dir/c.out" &
+    pids+=($!)
+    "$dht" run --folder "$dir/b" --listen $listen --bootstrap "$addr" >"$dir/b.out" &
+    local b=$!
+    first=$(dht_address "$dir/b.out")
+    "$dht" put /rtc/greeting hello --folder "$dir/a" || return 1
+    [ "$("$dht" get /rtc/greeting --folder "$dir/b")" = hello ] || { echo "the record is not found" >&2; return 1; }
+    for _ in $(seq 100); do
+        ! grep -q '^provides report.pdf' "$dir/c.out" || break
+        read -rt 0.1 <> <(:) || true
+    done
+    "$dht" find report.pdf --folder "$dir/a" || return 1
+    if "$dht" get /rtc/nothing --folder "$dir/a"; then
+        echo "a record was found that nobody put" >&2
+        return 1
+    fi
+    kill -INT "$b"
+    wait "$b" || { echo "the node did not end well" >&2; return 1; }
+    [ -s "$dir/b/peers" ] || { echo "the node kept no peers" >&2; return 1; }
+    "$dht" run --folder "$dir/b" --listen $listen >"$dir/b.out" &
+    pids+=($!)
+    again=$(dht_address "$dir/b.out")
+    [ "$again" = "$first" ] || { echo "$first came back as $again" >&2; return 1; }
+    [ "$("$dht" get /rtc/greeting --folder "$dir/b")" = hello ]
+}
+
+dht_example() {
+    interop/build || return 1
+    local dir pids=() status=0
+    dir=$(mktemp -d)
+    dht_commands "$dir" || status=1
+    kill -INT "${pids[@]}"
+    wait "${pids[@]}" || status=1
+    rm -r "$dir"
+    return $status
+}
+
 # A table of 80 nodes, and many idle connections; both fail if anything is lost. Machines that test are busy, so a dial in
 # the middle may take longer than docs/performance.md says.
 dht_swarm() {
@@ -195,6 +249,7 @@ $quick || step "packages" need_packages
 step "tests" tests
 if ! $quick; then
     step "node example" node_example
+    step "dht example" dht_example
     step "gateway" gateway
     step "dht swarm" dht_swarm
     step "interoperability" interoperability

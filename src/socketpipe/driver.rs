@@ -21,6 +21,7 @@ use tokio::{io::ReadBuf, time::Sleep};
 
 use super::{
     backend::{Backend, Control, Exit},
+    brake::Brake,
     code::Code,
     codec::FrameError,
     frame::{Failure, ResumeRequest},
@@ -78,6 +79,8 @@ pub(super) struct Driver {
     session: Session,
     lanes: Vec<Lane>,
     far: Box<dyn Backend>,
+    /// Of a terminal on the server.
+    brake: Option<Brake>,
     is_client: bool,
     /// Close the session when the far end has nothing more at hand.
     wish: Option<(Code, String)>,
@@ -100,6 +103,7 @@ impl Driver {
             session,
             lanes: Vec::new(),
             far,
+            brake: None,
             is_client,
             wish: None,
             state: FarEnd::default(),
@@ -111,14 +115,16 @@ impl Driver {
         }
     }
 
-    /// Server: the session that `open` makes of a label lives on this wire.
+    /// Server: the session that `open` makes of a label lives on this wire. Terminals have a brake.
     pub(super) fn server(
         wire: Wire,
         far: Box<dyn Backend>,
+        brake: Option<Brake>,
         open: impl FnOnce(PathId) -> Option<Session>,
     ) -> Option<Self> {
         let id = next_path();
         let mut driver = Self::new(open(id)?, far, false);
+        driver.brake = brake;
         driver.attach(id, wire);
         Some(driver)
     }
@@ -192,6 +198,9 @@ impl Driver {
     /// One round; whether anything happened.
     fn work(&mut self, cx: &mut Context<'_>) -> bool {
         let now = now();
+        if let Some(brake) = &mut self.brake {
+            brake.poll(cx);
+        }
         let mut busy = self.hear(cx, now);
         busy |= self.read_far(cx, now);
         busy |= self.write_far(cx, now);
@@ -255,6 +264,9 @@ impl Driver {
             let stuck = self.lanes.is_empty();
             return stuck && self.grant_wish(now);
         }
+        if self.brake.as_ref().is_some_and(Brake::waits) {
+            return false;
+        }
         let mut buf = ReadBuf::new(&mut self.scratch[..room]);
         while buf.remaining() > 0 {
             let before = buf.filled().len();
@@ -272,6 +284,9 @@ impl Driver {
         }
         let mut bytes = Bytes::copy_from_slice(buf.filled());
         let count = bytes.len();
+        if let Some(brake) = self.brake.as_mut().filter(|_| count > 0) {
+            brake.printed(count);
+        }
         self.session.write(&mut bytes);
         debug_assert!(bytes.is_empty(), "the session takes what it has room for");
         if count == 0 && self.grant_wish(now) {
@@ -328,6 +343,9 @@ impl Driver {
             match self.far.poll_write(cx, &self.state.pending) {
                 Poll::Ready(Ok(count)) if count > 0 => {
                     busy = true;
+                    if let Some(brake) = &mut self.brake {
+                        brake.typed();
+                    }
                     bytes::Buf::advance(&mut self.state.pending, count);
                 }
                 Poll::Ready(_) => {

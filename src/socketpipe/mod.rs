@@ -11,6 +11,7 @@
 
 mod access;
 pub mod backend;
+mod brake;
 mod client;
 mod code;
 pub(crate) mod codec;

@@ -27,6 +27,7 @@ use tokio::sync::{
 
 use super::{
     backend::Backend,
+    brake::Brakes,
     code::Code,
     frame::{Failure, HandshakeRequest, ResumeRequest},
     session::{Claimant, End, Mode, Request, ServerConfig, Sessions, not_found},
@@ -296,6 +297,7 @@ struct Shared {
     service: Arc<dyn Service>,
     max_sessions: usize,
     table: Mutex<Table>,
+    brakes: Brakes,
     next: AtomicU64,
     /// Number of sessions; whoever shuts down waits for 0.
     count: watch::Sender<usize>,
@@ -340,6 +342,7 @@ impl Server {
             service: Arc::new(service),
             max_sessions,
             table: Mutex::default(),
+            brakes: Brakes::default(),
             next: AtomicU64::new(1),
             count: watch::Sender::new(0),
             closing: AtomicBool::new(false),

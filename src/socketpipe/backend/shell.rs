@@ -30,14 +30,12 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use self::brake::Brake;
 use super::{Backend, Control, Exit, is_env_allowed};
 use crate::socketpipe::{
     code::Code,
     frame::{Failure, Signal, Size},
 };
 
-mod brake;
 mod processes;
 
 /// How long a client may take to send variables and size.
@@ -46,6 +44,11 @@ const START_AFTER: Duration = Duration::from_millis(500);
 const LINGER: Duration = Duration::from_millis(100);
 /// The same signal to all processes counts once in such a time.
 const SIGNAL_PACE: Duration = Duration::from_millis(100);
+/// Whether a read that leaves room has taken all there was, and whatever comes later is told. Then nobody has to read
+/// until there is nothing: on Linux a read of a terminal that finds nothing waits for the kernel's worker that may be
+/// bringing something (`n_tty_read`, `tty_buffer_flush_work`), non-blocking or not. On a busy machine that takes
+/// milliseconds, in which the thread is lost to all sessions; with fifty floods the threads did little else.
+const SHORT_READ_IS_ALL: bool = cfg!(target_os = "linux");
 /// Variables of one client.
 const MAX_ENV: usize = 64;
 /// The size of a terminal nobody has told.
@@ -152,7 +155,6 @@ struct Shell {
     program: Program,
     /// Id of the program, its session and its first process group.
     leader: Option<Pid>,
-    brake: Brake,
     children: SignalStream,
     /// A child of this process has ended since the program was last asked about.
     may_have_ended: bool,
@@ -191,7 +193,6 @@ impl Shell {
                 start: Box::pin(tokio::time::sleep(START_AFTER)),
             },
             leader: None,
-            brake: Brake::default(),
             children: tokio::signal::unix::signal(SignalKind::child())?,
             may_have_ended: false,
             hung_up: Pace::default(),
@@ -335,7 +336,6 @@ impl Backend for Shell {
         if matches!(self.program, Program::Waiting { .. }) {
             return Poll::Pending;
         }
-        ready!(self.brake.poll_ready(cx));
         loop {
             let mut ready = match self.master.poll_read_ready(cx) {
                 Poll::Ready(ready) => ready?,
@@ -343,10 +343,13 @@ impl Backend for Shell {
                 Poll::Pending => return self.poll_linger(cx).map(Ok),
             };
             let reader = &mut self.reader;
+            let room = buf.remaining();
             match ready.try_io(|_| reader.read(buf.initialize_unfilled())) {
                 Ok(Ok(count)) => {
+                    if SHORT_READ_IS_ALL && (1..room).contains(&count) {
+                        ready.clear_ready();
+                    }
                     buf.advance(count);
-                    self.brake.count(count);
                     self.linger = None;
                     // 0 is the end: nobody holds the terminal any more.
                     return Poll::Ready(Ok(()));

@@ -130,7 +130,8 @@ pub(super) async fn run(
 ) {
     let (mode, origin) = (door.mode, door.origin.clone());
     let acceptor = door.into_acceptor(&mut wire);
-    let driver = Driver::server(wire, opened.backend, |path| {
+    let brake = (mode == Mode::Pty).then(|| shared.brakes.brake());
+    let driver = Driver::server(wire, opened.backend, brake, |path| {
         acceptor.accept(driver::now(), path, rand::random(), rand::random())
     });
     // Nothing is open any more if the client has closed meanwhile.

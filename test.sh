@@ -81,8 +81,12 @@ need_packages() {
     any_of ip || packages+=(iproute2)
     any_of protoc || packages+=(protobuf-compiler)
     any_of redis-server || packages+=(redis-server)
+    any_of nft || packages+=(nftables)
+    any_of turnserver || packages+=(coturn)
+    any_of openssl || packages+=(openssl)
     # Not in everybody's PATH.
     any_of /usr/sbin/sshd || packages+=(openssh-server)
+    any_of turnserver || packages+=(coturn)
     [ ${#packages[@]} -gt 0 ] || return 0
     if [ "$(id -u)" -eq 0 ] && any_of apt-get; then
         apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null && return 0
@@ -101,6 +105,21 @@ lints() {
         cargo check --quiet -p libp2p-rtc --features socketpipe
 }
 
+# The first address that a program of the contract of examples/node prints into a file, waited for.
+address_in() {
+    for _ in $(seq 100); do
+        [ -s "$1" ] && break
+        read -rt 0.1 <> <(:) || true
+    done
+    sed -n '1s/.*"addr":"\([^"]*\)".*/\1/p' "$1"
+}
+
+# The packages of interop/js, which the pages of other folders use, too.
+need_js_peers() {
+    [ interop/js/node_modules/.package-lock.json -nt interop/js/package-lock.json ] ||
+        (cd interop/js && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
+}
+
 # The program that the README begins with, as a newcomer runs it.
 node_example() {
     interop/build || return 1
@@ -108,11 +127,7 @@ node_example() {
     out=$(mktemp)
     "$node" listen /ip4/127.0.0.1/udp/0/webrtc-direct >"$out" &
     pid=$!
-    for _ in $(seq 100); do
-        [ -s "$out" ] && break
-        read -rt 0.1 <> <(:) || true
-    done
-    addr=$(sed -n '1s/.*"addr":"\([^"]*\)".*/\1/p' "$out")
+    addr=$(address_in "$out")
     "$node" dial "$addr" --pings 3 --echo 1048576 --streams 10 || status=1
     if "$node" dial "${addr%/p2p/*}/p2p/12D3KooWA23EmP7xQ8RoLaFAEwLghcq25pFdeFbTwReeAuqRR5Zi"; then
         echo "the wrong peer was accepted" >&2
@@ -147,6 +162,37 @@ gateway() {
     return $status
 }
 
+# Both say what they skip.
+networks() {
+    local status=0
+    interop/nat/run | tee target/networks || status=1
+    ! grep -q SKIPPED target/networks || absent=yes
+    return $status
+}
+
+independent_client() {
+    local status=0
+    interop/webrtc-rs/run | tee target/independent-client || status=1
+    ! grep -q SKIPPED target/independent-client || absent=yes
+    return $status
+}
+
+# Pages in Chromium and Firefox that dial /ws/webrtc with plain browser APIs.
+pages_by_websocket() {
+    any_of npm || { missing "Node.js 20 with npm (needed by interop/js)"; return; }
+    interop/build && need_js_peers || return 1
+    local out pid status=0
+    out=$(mktemp)
+    target/release/interop-ours listen /ip4/127.0.0.1/tcp/0/ws/webrtc >"$out" &
+    pid=$!
+    node interop/js/signaled.mjs --addr "$(address_in "$out")" | tee target/pages-by-websocket || status=1
+    kill -INT "$pid"
+    wait "$pid" || true
+    rm -f "$out"
+    ! grep -q SKIPPED target/pages-by-websocket || absent=yes
+    return $status
+}
+
 # Types, the committed bundle, the tests of the page, and in Chromium the page that the program serves.
 web_page() {
     any_of npm || { missing "Node.js 20 with npm (needed by web)"; return; }
@@ -163,8 +209,7 @@ web_page() {
 dht_page() {
     any_of npm || { missing "Node.js 20 with npm (needed by examples/dht-page)"; return; }
     interop/build || return 1
-    [ interop/js/node_modules/.package-lock.json -nt interop/js/package-lock.json ] ||
-        (cd interop/js && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error) || return 1
+    need_js_peers || return 1
     local status=0
     node examples/dht-page/run.mjs | tee target/dht-page || status=1
     ! grep -q SKIPPED target/dht-page || absent=yes
@@ -251,6 +296,9 @@ if ! $quick; then
     step "node example" node_example
     step "dht example" dht_example
     step "gateway" gateway
+    step "independent client" independent_client
+    step "networks" networks
+    step "pages by WebSocket" pages_by_websocket
     step "dht swarm" dht_swarm
     step "interoperability" interoperability
     step "unified-testing" unified_testing

@@ -21,6 +21,7 @@ use crate::{
         credentials, dcep,
         frame::{self, Frame, FrameDecoder, FrameError},
         hello::{self, ClientHello},
+        mdns::Name,
         sdp::{Description, MAX_CANDIDATES},
         stun::{self, Message},
     },
@@ -179,6 +180,18 @@ pub fn candidate(data: &[u8]) {
         let written = read.to_string();
         assert!(!written.contains(['\r', '\n']));
         assert_eq!(Candidate::parse(&written).as_ref(), Ok(&read));
+    }
+}
+
+/// A message of multicast DNS.
+pub fn mdns(data: &[u8]) {
+    let name = Name::parse("768527e2-58b4-45e7-8822-d3e36f19e808.local").expect("it is a name");
+    if let Some(address) = name.answer(data) {
+        let octets = match address {
+            std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
+            std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        assert!(data.windows(octets.len()).any(|part| part == octets));
     }
 }
 

@@ -3,19 +3,24 @@
 
 #[cfg(feature = "swarm")]
 pub mod candidates;
+#[cfg(any(feature = "socketpipe", feature = "websocket"))]
+#[cfg_attr(
+    not(any(feature = "socketpipe", test)),
+    expect(dead_code, reason = "signaling needs a few frames of all")
+)]
+mod frames;
 #[cfg(any(test, feature = "__fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the shells of signaled connections come next")
-)]
 mod proto;
 #[cfg(feature = "socketpipe")]
 pub mod socketpipe;
 mod transport;
+#[cfg(feature = "websocket")]
+pub mod websocket;
 
 pub use transport::{
-    Certificate, CertificateError, Config, ConfigError, Connecting, Connection, ConnectionError,
-    DialMode, Error, Limits, Metrics, NoiseError, Phase, Stream, Transport,
+    CallConfig, Caller, Certificate, CertificateError, Config, ConfigError, Connecting, Connection,
+    ConnectionError, DialMode, Error, IceServer, IceServerError, Limits, Metrics, NoiseError,
+    Phase, Stream, Transport,
 };

@@ -225,7 +225,7 @@ fn a_backend_that_dies_ends_its_session_only() {
 
 #[test]
 fn a_terminal_has_size_and_exit_status() {
-    for transport in ["webrtc-direct", "websocket"] {
+    for transport in ["webrtc-direct", "/ws/webrtc", "websocket"] {
         let serve = Serve::start(&["--shell", "/bin/sh"]);
         let invitation = serve.first();
         let way = match transport {
@@ -297,6 +297,31 @@ fn a_broken_connection_loses_no_character() {
     assert_eq!(numbers, (1..=20_000).collect::<Vec<_>>());
     terminal.type_in("exit 4\r");
     assert_eq!(terminal.finish().1, 4);
+    serve.assert_nothing_left();
+}
+
+/// WebRTC or the WebSocket, whichever this machine allows: it says which.
+#[test]
+fn a_connection_by_websocket_tells_how_it_goes() {
+    let serve = Serve::start(&["--shell", "/bin/sh"]);
+    let invitation = serve.first();
+    let way = address(&invitation, "/ws/webrtc");
+    let state = Directory::new();
+    let args = ["connect", "--token", &invitation.token, &way];
+    let mut terminal = AtTerminal::start(state.path(), &args, 200, 24);
+    terminal.type_in("echo up-$((40 + 2))\r");
+    terminal.await_text("up-42");
+    terminal.type_in("\r~s");
+    let shown = terminal.await_text("connected by ");
+    terminal.type_in("\rexit 5\r");
+    let (all, status) = terminal.finish();
+    assert_eq!(status, 5, "{all}");
+    let said = all.split("connected by ").nth(1).unwrap_or(&shown);
+    assert!(said.contains("/ws/webrtc"), "{said}");
+    assert!(
+        said.contains("(WebRTC, direct with ") || said.contains("(WebSocket)"),
+        "{said}"
+    );
     serve.assert_nothing_left();
 }
 
@@ -496,11 +521,12 @@ fn a_killed_client_leaves_no_program_running() {
             .spawn()
             .unwrap();
         let mut keyboard = client.stdin.take().unwrap();
+        // Names that no other run of this test has.
+        let all = [1, 2, 3].map(|number| format!("sleep {}{number}", std::process::id()));
+        let [first, second, third] = &all;
         // One in the foreground, one in the background, one that does not listen to the hangup.
-        keyboard
-            .write_all(b"set -m; sleep 86475 & (trap '' HUP; sleep 86476) & sleep 86477\n")
-            .unwrap();
-        let all = ["sleep 86475", "sleep 86476", "sleep 86477"];
+        let line = format!("set -m; {first} & (trap '' HUP; {second}) & {third}\n");
+        keyboard.write_all(line.as_bytes()).unwrap();
         wait_until("the programs start", || all.iter().all(|name| runs(name)));
         client.kill().unwrap();
         client.wait().unwrap();
@@ -608,7 +634,7 @@ fn two_servers_that_start_together_do_not_share_a_directory() {
 fn nobody_else_can_reach_a_server_without_options() {
     let serve = Serve::start(&[]);
     let addresses = serve.info["addresses"].as_array().unwrap();
-    assert_eq!(addresses.len(), 3);
+    assert_eq!(addresses.len(), 4);
     for address in addresses {
         assert!(
             address.as_str().unwrap().starts_with("/ip4/127.0.0.1/"),

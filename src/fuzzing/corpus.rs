@@ -56,6 +56,11 @@ fn candidate_samples() {
 }
 
 #[test]
+fn mdns_samples() {
+    replay("mdns", fuzzing::mdns);
+}
+
+#[test]
 fn multiaddr_samples() {
     replay("multiaddr", fuzzing::multiaddr);
 }

@@ -100,6 +100,7 @@ impl Pair {
             | Event::EndOfCandidates
             | Event::PathSelected { .. }
             | Event::PathLost
+            | Event::RelayFailed(_)
             | Event::Closed(_) => {}
         }
     }

@@ -90,6 +90,7 @@ impl Target {
                 ],
                 filter: AddressFilter::ALL,
                 relay_only: false,
+                more_to_come: false,
             },
         };
         let (id, offer) = endpoint.offer(now, call).ok()?;

@@ -186,6 +186,7 @@ impl Run {
             }
             9 => {
                 self.session.leave_channel(now);
+                self.session.upgrade_failed();
             }
             10 => self
                 .session

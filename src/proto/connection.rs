@@ -21,13 +21,11 @@ use std::{
 
 use rand::rngs::StdRng;
 
-#[cfg(any(test, feature = "__fuzzing"))]
-pub(crate) use self::signaled::Application;
 #[cfg(test)]
 pub(crate) use self::transfer::Held;
 pub(crate) use self::{
     addresses::TooManyAddresses,
-    signaled::{Call, SignalError},
+    signaled::{Application, Call, SignalError},
 };
 use self::{handshake::Unproven, signaled::Signaled};
 use super::{

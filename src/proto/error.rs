@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use super::connection::SignalError;
+
 /// Why a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CloseReason {
@@ -35,6 +37,9 @@ pub(crate) enum CloseReason {
     /// A rule of the protocol was broken.
     #[error("the peer broke the protocol: {0}")]
     Misbehaved(PeerMisbehaved),
+    /// A description that came through signaling cannot be used.
+    #[error("the peer's description of the connection cannot be used: {0}")]
+    Signaling(SignalError),
     /// DTLS or SCTP gave up.
     #[error("the connection failed: {0}")]
     Engine(EngineError),

@@ -12,6 +12,7 @@ use super::{
     credentials::IceVersion,
     error::{CloseReason, DropReason, Phase},
     fingerprint::Fingerprint,
+    ice::RelayId,
 };
 
 /// One connection of one endpoint, for its whole life; never reused. Calls with an unknown id do nothing.
@@ -108,6 +109,8 @@ pub(crate) enum Event {
     },
     /// Signaled: nothing comes by the path any more. An ICE restart may find another one.
     PathLost,
+    /// Signaled: a TURN server gives nothing, or its flow ended. What leads to it can be closed.
+    RelayFailed(RelayId),
     /// Last event.
     Closed(CloseReason),
 }

@@ -26,12 +26,13 @@ pub(crate) mod fingerprint;
 pub(crate) mod frame;
 pub(crate) mod hello;
 pub(crate) mod ice;
+pub(crate) mod mdns;
 pub(crate) mod outbox;
 pub(crate) mod prober;
 pub(crate) mod sdp;
 pub(crate) mod stun;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use self::{
     config::{Limits, MIN_RESTING_STREAMS},

@@ -8,7 +8,7 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -26,6 +26,7 @@ use super::{
     driver::Driver,
     frame::{Failure, Signal, Size},
     session::{By, ClientConfig, End, EndReason, Mode, Session, Stats},
+    upgrade::{Carrier, WebRtc},
     wire::Wire,
 };
 
@@ -49,6 +50,9 @@ pub struct SessionOptions {
     pub size: Option<Size>,
     /// How long to try to reconnect. `None` (default): as long as the server keeps the session.
     pub give_up_after: Option<Duration>,
+    /// Moves the bytes to a WebRTC data channel where the session runs over a private WebSocket ([`Wire::private`]) and
+    /// the server can do it. `None` (default): never. Takes the place of [`ClientConfig::webrtc`].
+    pub webrtc: Option<WebRtc>,
 }
 
 impl fmt::Debug for SessionOptions {
@@ -70,6 +74,7 @@ impl SessionOptions {
             env: Vec::new(),
             size: None,
             give_up_after: None,
+            webrtc: None,
         }
     }
 
@@ -92,6 +97,13 @@ impl SessionOptions {
     #[must_use]
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// With the WebRTC upgrade.
+    #[must_use]
+    pub fn webrtc(mut self, webrtc: WebRtc) -> Self {
+        self.webrtc = Some(webrtc);
         self
     }
 
@@ -165,7 +177,7 @@ pub enum SessionStatus {
     Connecting,
     /// Open.
     Connected {
-        /// The label of the wire.
+        /// The label of the wire that carries the bytes; of a data channel also whether it is relayed, and where it leads.
         path: String,
     },
     /// The wire is lost; nothing else is.
@@ -193,7 +205,23 @@ enum Command {
 pub struct SessionHandle {
     commands: mpsc::Sender<Command>,
     status: watch::Receiver<SessionStatus>,
-    stats: Arc<Mutex<Stats>>,
+    figures: Arc<Mutex<Figures>>,
+}
+
+/// What changes too often to be told.
+#[derive(Debug, Default)]
+struct Figures {
+    stats: Stats,
+    carrier: Option<Carrier>,
+    /// Times bytes were lost for good.
+    losses: u32,
+}
+
+impl Figures {
+    fn lock(shared: &Mutex<Self>) -> MutexGuard<'_, Self> {
+        // They are written by single assignments.
+        shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl SessionHandle {
@@ -242,7 +270,18 @@ impl SessionHandle {
 
     /// Figures, the round-trip time among them.
     pub fn stats(&self) -> Stats {
-        *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+        Figures::lock(&self.figures).stats
+    }
+
+    /// What carries the bytes now; nothing while there is no connection.
+    pub fn carrier(&self) -> Option<Carrier> {
+        Figures::lock(&self.figures).carrier
+    }
+
+    /// How often a data channel broke in a terminal without Session Resume. Each time bytes in both directions may have
+    /// been lost; the program was asked to draw its screen again.
+    pub fn losses(&self) -> u32 {
+        Figures::lock(&self.figures).losses
     }
 
     /// How the session ended, when it has.
@@ -313,16 +352,17 @@ pub async fn open(
     let (alive, gone) = oneshot::channel();
     let (commands, inbox) = mpsc::channel(MAX_COMMANDS);
     let (status_sender, status) = watch::channel(SessionStatus::Connecting);
-    let stats = Arc::<Mutex<Stats>>::default();
+    let figures = Arc::<Mutex<Figures>>::default();
     let (opened, answer) = oneshot::channel();
-    let driver = Driver::client(session, Box::new(pipe::Pipe::new(ours, gone)));
+    let far = Box::new(pipe::Pipe::new(ours, gone));
+    let driver = Driver::client(session, far, options.webrtc);
     let task = task::Task::new(
         driver,
         Box::new(connector),
         inbox,
         task::Report {
             status: status_sender,
-            stats: stats.clone(),
+            figures: figures.clone(),
             opened: Some(opened),
         },
         options.give_up_after,
@@ -331,7 +371,7 @@ pub async fn open(
     let handle = SessionHandle {
         commands,
         status,
-        stats,
+        figures,
     };
     // Dropping this future drops `alive`, and with it the session.
     let session = RemoteSession {

@@ -26,8 +26,11 @@ use super::{
     codec::FrameError,
     frame::{Failure, ResumeRequest},
     session::{Event, Instant, PathId, Session},
+    upgrade::{Upgrade, WebRtc},
     wire::Wire,
 };
+
+mod channel;
 
 /// Bytes taken from the far end at once: one piece of DATA.
 const READ_SIZE: usize = 16 * 1024;
@@ -89,13 +92,17 @@ pub(super) struct Driver {
     timer: Pin<Box<Sleep>>,
     told: VecDeque<Event>,
     leaving: FuturesUnordered<BoxFuture<'static, ()>>,
+    /// The WebRTC connection beside the main wire, if there may be one.
+    upgrade: Option<Upgrade>,
     closed: bool,
 }
 
 impl Driver {
     /// Client: a session that has no wire yet, and the pipe of its user.
-    pub(super) fn client(session: Session, far: Box<dyn Backend>) -> Self {
-        Self::new(session, far, true)
+    pub(super) fn client(session: Session, far: Box<dyn Backend>, webrtc: Option<WebRtc>) -> Self {
+        let mut driver = Self::new(session, far, true);
+        driver.upgrade = webrtc.map(|webrtc| Upgrade::new(webrtc, true));
+        driver
     }
 
     fn new(session: Session, far: Box<dyn Backend>, is_client: bool) -> Self {
@@ -111,6 +118,7 @@ impl Driver {
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             told: VecDeque::new(),
             leaving: FuturesUnordered::new(),
+            upgrade: None,
             closed: false,
         }
     }
@@ -119,13 +127,15 @@ impl Driver {
     pub(super) fn server(
         wire: Wire,
         far: Box<dyn Backend>,
-        brake: Option<Brake>,
+        (webrtc, brake): (Option<WebRtc>, Option<Brake>),
         open: impl FnOnce(PathId) -> Option<Session>,
     ) -> Option<Self> {
         let id = next_path();
         let mut driver = Self::new(open(id)?, far, false);
+        driver.upgrade = webrtc.map(|webrtc| Upgrade::new(webrtc, false));
         driver.brake = brake;
         driver.attach(id, wire);
+        driver.main_changed(id);
         Some(driver)
     }
 
@@ -137,6 +147,8 @@ impl Driver {
     /// Client: a main transport is open.
     pub(super) fn connect(&mut self, wire: Wire) -> PathId {
         let id = next_path();
+        let asks = self.upgrade.is_some() && wire.may_signal();
+        self.session.ask_for_webrtc(asks);
         self.session.connect(now(), id, wire.kind());
         self.attach(id, wire);
         id
@@ -202,6 +214,7 @@ impl Driver {
             brake.poll(cx);
         }
         let mut busy = self.hear(cx, now);
+        busy |= self.advance_upgrade(cx, now);
         busy |= self.read_far(cx, now);
         busy |= self.write_far(cx, now);
         busy |= self.take_events();
@@ -250,6 +263,7 @@ impl Driver {
         self.lanes.retain(|lane| !lost.contains(&lane.id));
         for path in lost {
             self.session.path_lost(now, *path);
+            drop(self.channel_left(*path));
         }
     }
 
@@ -386,7 +400,10 @@ impl Driver {
                 Event::Signal(signal) => self.far.control(Control::Signal(signal)),
                 Event::Env(env) => self.far.control(Control::Env(env)),
                 Event::ClosePath { path, .. } => self.release(path),
+                Event::Signaling(message) => self.on_signaling(message),
+                Event::UpgradeFailed => self.upgrade_failed(),
                 event => {
+                    self.watch_main(&event);
                     self.closed |= matches!(event, Event::Closed(_));
                     self.told.push_back(event);
                 }
@@ -403,14 +420,13 @@ impl Driver {
         let lane = self.lanes.swap_remove(index);
         let now = now();
         let frames = std::iter::from_fn(|| self.session.poll_transmit(now, path)).collect();
-        self.say_goodbye(lane.wire, frames);
-    }
-
-    fn say_goodbye(&self, wire: Wire, frames: Vec<super::frame::Frame>) {
-        let farewell = tokio::time::timeout(FAREWELL, wire.farewell(frames));
+        // A data channel needs its connection as long as it says goodbye.
+        let connection = self.channel_left(path);
+        let farewell = tokio::time::timeout(FAREWELL, lane.wire.farewell(frames));
         self.leaving.push(Box::pin(async move {
             // In time or not, the wire is dropped.
             drop(farewell.await);
+            drop(connection);
         }));
     }
 
@@ -489,8 +505,13 @@ impl Driver {
         if tokio::time::timeout(last_bytes, delivered).await.is_err() {
             tracing::debug!("the last bytes of a session were not taken");
         }
-        let Self { far, leaving, .. } = self;
-        drop(far);
+        let Self {
+            far,
+            leaving,
+            upgrade,
+            ..
+        } = self;
+        drop((far, upgrade));
         // Each has its own time limit.
         leaving.collect::<()>().await;
     }

@@ -13,10 +13,7 @@ mod access;
 pub mod backend;
 mod brake;
 mod client;
-mod code;
-pub(crate) mod codec;
 mod driver;
-mod frame;
 mod gate;
 #[cfg(feature = "gateway")]
 pub mod invitation;
@@ -26,9 +23,13 @@ pub mod session;
 mod targets;
 #[cfg(feature = "gateway")]
 pub mod tokens;
+mod upgrade;
 #[cfg(feature = "gateway")]
 pub mod websocket;
 mod wire;
+
+pub(crate) use crate::frames::codec;
+use crate::frames::{code, frame};
 
 #[cfg(all(feature = "gateway", unix))]
 pub use self::backend::ShellConfig;
@@ -55,5 +56,6 @@ pub use self::{
     },
     server::{Opened, Opening, Origin, Outcome, Record, Server, Service, SessionSummary},
     targets::{Allowlist, PatternError},
+    upgrade::{Carrier, IceServers, WebRtc},
     wire::{MessagePath, Wire},
 };

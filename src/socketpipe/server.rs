@@ -8,34 +8,33 @@
 use std::{
     collections::HashMap,
     fmt,
-    future::{Future, poll_fn},
+    future::Future,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
-    task::Poll,
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use libp2p_identity::PeerId;
-use tokio::sync::{
-    mpsc::{self, error::SendError},
-    oneshot, watch,
-};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     backend::Backend,
     brake::Brakes,
     code::Code,
     frame::{Failure, HandshakeRequest, ResumeRequest},
-    session::{Claimant, End, Mode, Request, ServerConfig, Sessions, not_found},
+    session::{End, Mode, ServerConfig, Sessions},
+    upgrade::{Carrier, WebRtc},
     wire::Wire,
 };
 
 mod door;
 mod running;
+mod visit;
 
 use self::door::Door;
 
@@ -218,6 +217,8 @@ pub struct Record {
     pub sent: u64,
     /// Bytes of the client.
     pub received: u64,
+    /// All that carried them, in no order; nothing for a refused handshake.
+    pub carriers: Vec<Carrier>,
     /// How it ended.
     pub outcome: Outcome,
 }
@@ -251,6 +252,8 @@ pub struct SessionSummary {
     pub started: SystemTime,
     /// Whether the client is there; otherwise the session waits for it.
     pub connected: bool,
+    /// What carries the bytes now, while the client is there.
+    pub carrier: Option<Carrier>,
     /// Bytes to the client so far.
     pub sent: u64,
     /// Bytes of the client so far.
@@ -276,6 +279,41 @@ struct Meter {
     connected: AtomicBool,
     sent: AtomicU64,
     received: AtomicU64,
+    /// Bit of what carries the bytes now, see [`bit`]; 0 is nothing.
+    carrier: AtomicU8,
+    /// Bits of all that did.
+    carriers: AtomicU8,
+}
+
+/// A carrier in a set of them.
+fn bit(carrier: Carrier) -> u8 {
+    match carrier {
+        Carrier::Stream => 1,
+        Carrier::WebSocket => 2,
+        Carrier::WebRtcDirect => 4,
+        Carrier::WebRtcRelayed => 8,
+    }
+}
+
+impl Meter {
+    fn carried_by(&self, carrier: Option<Carrier>) {
+        let carrier = carrier.map_or(0, bit);
+        self.carrier.store(carrier, Ordering::Relaxed);
+        self.carriers.fetch_or(carrier, Ordering::Relaxed);
+    }
+
+    fn carrier(&self) -> Option<Carrier> {
+        carriers(self.carrier.load(Ordering::Relaxed)).next()
+    }
+
+    fn carriers(&self) -> Vec<Carrier> {
+        carriers(self.carriers.load(Ordering::Relaxed)).collect()
+    }
+}
+
+fn carriers(bits: u8) -> impl Iterator<Item = Carrier> {
+    let is_in = move |carrier: &Carrier| bits & bit(*carrier) != 0;
+    Carrier::ALL.into_iter().filter(is_in)
 }
 
 /// A session as the table knows it.
@@ -283,6 +321,15 @@ struct Entry {
     summary: SessionSummary,
     meter: Arc<Meter>,
     commands: mpsc::Sender<Command>,
+    ticket: Option<Ticket>,
+}
+
+/// What lets the client of a session that may use WebRTC learn of TURN servers.
+struct Ticket {
+    /// Hash of the token the session was opened with.
+    token: [u8; 32],
+    /// Names the session to TURN servers, and nobody else.
+    label: String,
 }
 
 #[derive(Default)]
@@ -293,7 +340,9 @@ struct Table {
 }
 
 struct Shared {
+    /// For connections that may not use WebRTC, and for those that may.
     config: Arc<ServerConfig>,
+    upgrading: Option<(Arc<ServerConfig>, WebRtc)>,
     service: Arc<dyn Service>,
     max_sessions: usize,
     table: Mutex<Table>,
@@ -308,6 +357,18 @@ impl Shared {
     fn table(&self) -> MutexGuard<'_, Table> {
         // Every change of the table is complete before anything can panic.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What may be agreed on this connection.
+    fn config_for(&self, wire: &Wire) -> &Arc<ServerConfig> {
+        match &self.upgrading {
+            Some((config, _)) if wire.may_signal() => config,
+            _ => &self.config,
+        }
+    }
+
+    fn webrtc(&self) -> Option<&WebRtc> {
+        self.upgrading.as_ref().map(|(_, webrtc)| webrtc)
     }
 }
 
@@ -337,8 +398,32 @@ impl Server {
         service: impl Service,
         max_sessions: usize,
     ) -> Self {
+        Self::make(config, service, max_sessions, None)
+    }
+
+    /// The same; clients of private WebSockets ([`Wire::private`]) may move their sessions to WebRTC. What
+    /// [`ServerConfig::webrtc`] says does not matter.
+    pub fn with_webrtc(
+        config: ServerConfig,
+        service: impl Service,
+        max_sessions: usize,
+        webrtc: WebRtc,
+    ) -> Self {
+        Self::make(config, service, max_sessions, Some(webrtc))
+    }
+
+    fn make(
+        mut config: ServerConfig,
+        service: impl Service,
+        max_sessions: usize,
+        webrtc: Option<WebRtc>,
+    ) -> Self {
+        config.webrtc = true;
+        let upgrading = webrtc.map(|webrtc| (Arc::new(config.clone()), webrtc));
+        config.webrtc = false;
         let shared = Shared {
             config: Arc::new(config),
+            upgrading,
             service: Arc::new(service),
             max_sessions,
             table: Mutex::default(),
@@ -366,8 +451,9 @@ impl Server {
                 tracing::debug!(%origin, "too many connections of strangers");
                 return;
             };
-            let door = Door::new(wire.kind(), mode, origin, shared.config.clone());
-            serve(shared, wire, door, stranger).await;
+            let config = shared.config_for(&wire);
+            let door = Door::new(wire.kind(), mode, origin, config.clone());
+            visit::serve(shared, wire, door, stranger).await;
         }
     }
 
@@ -377,6 +463,21 @@ impl Server {
         let mut all: Vec<_> = table.running.values().map(Entry::summary).collect();
         all.sort_by_key(|session| session.number);
         all
+    }
+
+    /// What the session that was opened with this token is called towards TURN servers, if one runs that may use WebRTC;
+    /// of several the newest.
+    #[cfg(feature = "gateway")]
+    pub(super) fn turn_label(&self, token: &[u8]) -> Option<String> {
+        let hash = ticket_hash(token)?;
+        let table = self.shared.table();
+        let tickets = table
+            .running
+            .iter()
+            .filter_map(|(number, entry)| Some((number, entry.ticket.as_ref()?)));
+        let theirs = tickets.filter(|(_, ticket)| ticket.token == hash);
+        let newest = theirs.max_by_key(|(number, _)| **number);
+        newest.map(|(_, ticket)| ticket.label.clone())
     }
 
     /// Ends a session; `false` if there is none with this number. Unsent output is dropped.
@@ -407,6 +508,7 @@ impl Entry {
     fn summary(&self) -> SessionSummary {
         SessionSummary {
             connected: self.meter.connected.load(Ordering::Relaxed),
+            carrier: self.meter.carrier(),
             sent: self.meter.sent.load(Ordering::Relaxed),
             received: self.meter.received.load(Ordering::Relaxed),
             ..self.summary.clone()
@@ -454,6 +556,11 @@ impl Drop for Stranger {
     }
 }
 
+/// Hashes are compared, so that the time tells nothing about tokens. No token is no ticket.
+fn ticket_hash(token: &[u8]) -> Option<[u8; 32]> {
+    (!token.is_empty()).then(|| Sha256::digest(token).into())
+}
+
 /// The wall clock, for audits and expiry of tokens only.
 #[expect(
     clippy::disallowed_methods,
@@ -461,120 +568,4 @@ impl Drop for Stranger {
 )]
 pub(super) fn wall_clock() -> SystemTime {
     SystemTime::now()
-}
-
-/// A connection from its first frame on.
-async fn serve(shared: Arc<Shared>, mut wire: Wire, mut door: Door, stranger: Stranger) {
-    loop {
-        match door.request(&mut wire).await {
-            None => return door.farewell(wire).await,
-            Some(Request::Resume(request)) => {
-                match hand_over(&shared, &door, wire, request).await {
-                    Some((back, failure)) => {
-                        wire = back;
-                        door.refuse(failure.clone());
-                        let opening = Opening::new(door.mode, door.origin.clone());
-                        report_refusal(&shared, &opening, "resume".to_owned(), failure);
-                    }
-                    None => return,
-                }
-            }
-            Some(Request::Handshake(request)) => {
-                let opening = Opening::of(door.mode, door.origin.clone(), request);
-                match open(&shared, &mut door, &mut wire, opening.clone()).await {
-                    Some(Ok(opened)) => {
-                        drop(stranger);
-                        return running::run(shared, door, wire, opened, opening.token).await;
-                    }
-                    Some(Err(failure)) => {
-                        door.refuse(failure.clone());
-                        report_refusal(&shared, &opening, opening.target(), failure);
-                    }
-                    // The client gave up.
-                    None => {}
-                }
-            }
-        }
-    }
-}
-
-/// Asks the service, while the client may still give up.
-async fn open(
-    shared: &Shared,
-    door: &mut Door,
-    wire: &mut Wire,
-    opening: Opening,
-) -> Option<Result<Opened, Failure>> {
-    if shared.closing.load(Ordering::Relaxed) {
-        return Some(Err(Failure::new(Code::CONNECT_FAILED, "the server stops")));
-    }
-    if shared.table().running.len() >= shared.max_sessions {
-        return Some(Err(Failure::new(
-            Code::CONNECT_FAILED,
-            "the server has too many sessions",
-        )));
-    }
-    let decision = tokio::time::timeout(OPEN_TIMEOUT, shared.service.open(opening));
-    let mut decision = std::pin::pin!(decision);
-    poll_fn(|cx| {
-        if let Poll::Ready(decided) = decision.as_mut().poll(cx) {
-            let late = Failure::new(Code::CONNECT_TIMEOUT, "the target did not answer in time");
-            return Poll::Ready(Some(decided.unwrap_or(Err(late))));
-        }
-        door.poll_gone(cx, wire).map(|()| None)
-    })
-    .await
-}
-
-fn report_refusal(shared: &Shared, opening: &Opening, target: String, failure: Failure) {
-    let now = wall_clock();
-    shared.service.ended(&Record {
-        number: 0,
-        origin: opening.origin.clone(),
-        label: String::new(),
-        mode: opening.mode,
-        target,
-        started: now,
-        ended: now,
-        sent: 0,
-        received: 0,
-        outcome: Outcome::Refused(failure),
-    });
-}
-
-/// Gives the connection to the session it asks for; gives it back if that does not want it.
-async fn hand_over(
-    shared: &Shared,
-    door: &Door,
-    wire: Wire,
-    request: ResumeRequest,
-) -> Option<(Wire, Failure)> {
-    let peer = door.origin.peer.map(|peer| peer.to_bytes());
-    let claimant = Claimant {
-        peer: peer.as_deref(),
-        token: &request.token,
-    };
-    let found = {
-        let table = shared.table();
-        let found = table.by_id.find(&request.id, door.mode, &claimant);
-        found.cloned()
-    };
-    let commands = match found {
-        Ok(commands) => commands,
-        Err(failure) => return Some((wire, failure)),
-    };
-    let (reply, answer) = oneshot::channel();
-    let handover = Handover {
-        wire,
-        request,
-        reply,
-    };
-    match commands.send(Command::Resume(handover)).await {
-        Ok(()) => {}
-        // It is ending: what it still has to deliver is none of the client's business.
-        Err(SendError(Command::Resume(handover))) => return Some((handover.wire, not_found())),
-        Err(_) => return None,
-    }
-    // Without an answer the session took the wire with it: the client sees a loss and tries again.
-    answer.await.ok()?.err()
 }

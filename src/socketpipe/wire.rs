@@ -59,6 +59,7 @@ trait FrameIo: Send {
 pub struct Wire {
     kind: PathKind,
     label: String,
+    is_private: bool,
     io: Box<dyn FrameIo>,
 }
 
@@ -77,6 +78,7 @@ impl Wire {
         Self {
             kind: PathKind::Stream,
             label: String::new(),
+            is_private: false,
             io: Box::new(StreamIo::new(io)),
         }
     }
@@ -86,6 +88,7 @@ impl Wire {
         Self {
             kind,
             label: String::new(),
+            is_private: false,
             io: Box::new(MessageIo {
                 io,
                 limits: FrameLimits::default(),
@@ -98,6 +101,23 @@ impl Wire {
     pub fn with_label(mut self, label: impl Into<String>) -> Self {
         self.label = label.into();
         self
+    }
+
+    /// Nobody between the ends can change what this carries: TLS, or both on one machine. WebRTC is set up over such
+    /// WebSockets only, because whoever can change an offer can put himself in between.
+    #[must_use]
+    pub fn private(mut self) -> Self {
+        self.is_private = true;
+        self
+    }
+
+    /// Whether WebRTC may be set up over this.
+    pub(super) fn may_signal(&self) -> bool {
+        self.is_private && self.kind == PathKind::WebSocket
+    }
+
+    pub(super) fn set_label(&mut self, label: String) {
+        self.label = label;
     }
 
     /// What carries the frames.

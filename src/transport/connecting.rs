@@ -82,9 +82,10 @@ pub(crate) async fn authenticate(
         connection,
         handshake,
         remote_fingerprint: remote,
+        local_fingerprint,
         ..
     } = ready;
-    let local = config.certificate.fingerprint();
+    let local = local_fingerprint.unwrap_or_else(|| config.certificate.fingerprint());
     let prologue = match side {
         Side::Dialer => noise_prologue(&local, &remote),
         Side::Listener => noise_prologue(&remote, &local),

@@ -6,9 +6,10 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
+use libp2p_core::transport::ListenerId;
 use libp2p_identity::PeerId;
 
 use crate::{
@@ -39,6 +40,8 @@ const MAX_VERSIONS: usize = 1024;
 pub(crate) struct SocketFactory {
     pub(crate) config: Arc<Config>,
     versions: Mutex<Versions>,
+    /// The sockets of the listeners, which calls may share.
+    listening: Mutex<Vec<(ListenerId, WeakSocketHandle)>>,
     /// Made once: checking keys and settings costs as much as a handshake.
     dtls: OnceLock<DtlsContext>,
 }
@@ -49,6 +52,7 @@ impl SocketFactory {
         Self {
             config: Arc::new(config),
             versions: Mutex::default(),
+            listening: Mutex::default(),
             dtls: OnceLock::new(),
         }
     }
@@ -104,6 +108,36 @@ impl SocketFactory {
         self.bind(SocketAddr::new(ip, 0), false)
     }
 
+    /// A listener has this socket now.
+    pub(crate) fn begin_listening(&self, id: ListenerId, socket: &SocketHandle) {
+        self.listeners().push((id, socket.downgrade()));
+    }
+
+    /// It is removed.
+    pub(crate) fn end_listening(&self, id: ListenerId) {
+        self.listeners().retain(|(known, _)| *known != id);
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, Vec<(ListenerId, WeakSocketHandle)>> {
+        // Nothing can panic while the lock is held.
+        self.listening
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The socket of a listener that calls can share: one that is bound to all addresses, IPv4 before IPv6 because
+    /// more peers have it, else one with an address that others reach.
+    pub(crate) fn listening(&self) -> Option<SocketHandle> {
+        let sockets = self.listeners();
+        let sockets = sockets.iter().filter_map(|(_, socket)| socket.upgrade());
+        sockets
+            .filter(|socket| !socket.local_addr().ip().is_loopback())
+            .min_by_key(|socket| {
+                let bound = socket.local_addr();
+                (!bound.ip().is_unspecified(), bound.is_ipv6())
+            })
+    }
+
     /// The policy for a listener with one of these certificates.
     fn policy(&self, certhashes: &[Fingerprint]) -> DialPolicy {
         let mode = self.config.dial_mode;
@@ -113,7 +147,7 @@ impl SocketFactory {
         mode.into()
     }
 
-    fn versions(&self) -> std::sync::MutexGuard<'_, Versions> {
+    fn versions(&self) -> MutexGuard<'_, Versions> {
         // Nothing can panic while the lock is held, and the memory is only a hint.
         self.versions.lock().unwrap_or_else(PoisonError::into_inner)
     }

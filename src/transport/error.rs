@@ -123,6 +123,7 @@ impl From<CloseReason> for Error {
             | CloseReason::AddressInUse
             | CloseReason::Replaced
             | CloseReason::Misbehaved(_)
+            | CloseReason::Signaling(_)
             | CloseReason::Engine(_) => Self::Connection(ConnectionError(reason)),
         }
     }
@@ -200,6 +201,7 @@ impl From<proto::Phase> for Phase {
 /// | the peer's certificate is not the one in its address | `PermissionDenied` | |
 /// | the socket has a connection to that address already | `AddrInUse` | |
 /// | the peer broke the protocol | `InvalidData` | [`is_misbehaviour`](Self::is_misbehaviour) |
+/// | signaled: the peer's description cannot be used | `InvalidData` | |
 /// | DTLS or SCTP gave up | `ConnectionAborted` | |
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
@@ -248,7 +250,7 @@ impl ConnectionError {
             CloseReason::Refused => io::ErrorKind::ConnectionRefused,
             CloseReason::CertificateMismatch => io::ErrorKind::PermissionDenied,
             CloseReason::AddressInUse => io::ErrorKind::AddrInUse,
-            CloseReason::Misbehaved(_) => io::ErrorKind::InvalidData,
+            CloseReason::Misbehaved(_) | CloseReason::Signaling(_) => io::ErrorKind::InvalidData,
             CloseReason::Engine(_) => io::ErrorKind::ConnectionAborted,
         }
     }

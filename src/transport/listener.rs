@@ -5,7 +5,7 @@
 //! addresses and the acceptance of new connections; its existing connections keep the socket.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::VecDeque,
     net::{IpAddr, SocketAddr, UdpSocket},
     pin::Pin,
     sync::Arc,
@@ -13,7 +13,6 @@ use std::{
 };
 
 use futures::{Stream, ready};
-use if_watch::{IfEvent, tokio::IfWatcher};
 use libp2p_core::{
     Multiaddr,
     transport::{ListenerId, TransportEvent},
@@ -25,6 +24,7 @@ use crate::transport::{
     dialer::{Dialed, SocketFactory},
     driver::{RetiredSocket, SocketHandle},
     error::Error,
+    interfaces::{Change, Interfaces},
 };
 
 /// What a listener reports to the transport.
@@ -68,10 +68,7 @@ pub(crate) struct Listener {
     id: ListenerId,
     socket: SocketHandle,
     factory: Arc<SocketFactory>,
-    /// Reports the interfaces; only for a wildcard address.
-    watcher: Option<IfWatcher>,
-    /// Addresses announced and not expired.
-    announced: BTreeSet<IpAddr>,
+    interfaces: Interfaces,
     /// Events to report before anything else.
     events: VecDeque<TransportEvent<Connecting, Error>>,
     closed: bool,
@@ -114,23 +111,17 @@ impl Listener {
         socket: SocketHandle,
         dialed: Dialed,
     ) -> Result<Self, Error> {
-        let mut listener = Self {
+        let listener = Self {
             id,
+            interfaces: Interfaces::new(socket.local_addr())?,
             socket,
             factory,
-            watcher: None,
-            announced: BTreeSet::new(),
             events: VecDeque::new(),
             closed: false,
             waker: None,
             dialed,
         };
-        let bound = listener.socket.local_addr();
-        if bound.ip().is_unspecified() {
-            listener.watcher = Some(IfWatcher::new()?);
-        } else {
-            listener.announce(bound.ip());
-        }
+        listener.factory.begin_listening(id, &listener.socket);
         Ok(listener)
     }
 
@@ -160,9 +151,9 @@ impl Listener {
         if std::mem::replace(&mut self.closed, true) {
             return None;
         }
-        self.watcher = None;
         self.socket.set_accept_incoming(false);
-        for ip in std::mem::take(&mut self.announced) {
+        self.factory.end_listening(self.id);
+        for ip in self.interfaces.close() {
             let expired = self.expired(ip);
             self.events.push_back(expired);
         }
@@ -177,16 +168,6 @@ impl Listener {
             socket: self.socket.retire(),
             dialed: std::mem::take(&mut self.dialed),
         })
-    }
-
-    /// Queues the announcement of a new address.
-    fn announce(&mut self, ip: IpAddr) {
-        if self.announced.insert(ip) {
-            self.events.push_back(TransportEvent::NewAddress {
-                listener_id: self.id,
-                listen_addr: self.address(ip),
-            });
-        }
     }
 
     /// The dialable form of one of our addresses.
@@ -204,28 +185,19 @@ impl Listener {
 
     /// Queues what has changed on the interfaces.
     fn poll_interfaces(&mut self, cx: &mut Context<'_>) {
-        while let Some(watcher) = &mut self.watcher {
-            let Poll::Ready(event) = watcher.poll_if_event(cx) else {
-                return;
+        while let Poll::Ready(change) = self.interfaces.poll(cx) {
+            let event = match change {
+                Change::Up(ip) => TransportEvent::NewAddress {
+                    listener_id: self.id,
+                    listen_addr: self.address(ip),
+                },
+                Change::Down(ip) => self.expired(ip),
+                Change::Failed(error) => TransportEvent::ListenerError {
+                    listener_id: self.id,
+                    error: error.into(),
+                },
             };
-            match event {
-                Ok(IfEvent::Up(net)) if is_announced(self.socket.local_addr(), net.addr()) => {
-                    self.announce(net.addr());
-                }
-                Ok(IfEvent::Down(net)) if self.announced.remove(&net.addr()) => {
-                    let expired = self.expired(net.addr());
-                    self.events.push_back(expired);
-                }
-                Ok(IfEvent::Up(_) | IfEvent::Down(_)) => {}
-                Err(error) => {
-                    // The watcher would repeat it for ever. The addresses stay as they were last known.
-                    self.watcher = None;
-                    self.events.push_back(TransportEvent::ListenerError {
-                        listener_id: self.id,
-                        error: error.into(),
-                    });
-                }
-            }
+            self.events.push_back(event);
         }
     }
 
@@ -266,17 +238,8 @@ impl Drop for Listener {
         // A closed one has no say any more: somebody may listen on its socket again.
         if !self.closed {
             self.socket.set_accept_incoming(false);
+            self.factory.end_listening(self.id);
         }
-    }
-}
-
-/// Is an interface address announced for a wildcard socket?
-///
-/// Link-local IPv6 addresses are not: they need a zone, which a multiaddress of this transport cannot carry.
-fn is_announced(bound: SocketAddr, ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(_) => bound.is_ipv4(),
-        IpAddr::V6(ip) => bound.is_ipv6() && !ip.is_unicast_link_local(),
     }
 }
 
@@ -318,20 +281,6 @@ mod tests {
 
     fn addr(text: &str) -> SocketAddr {
         text.parse().unwrap()
-    }
-
-    #[test]
-    fn announces_addresses_of_its_family_only() {
-        assert!(is_announced(addr("0.0.0.0:1"), ip("192.0.2.1")));
-        assert!(is_announced(addr("0.0.0.0:1"), ip("127.0.0.1")));
-        assert!(!is_announced(addr("0.0.0.0:1"), ip("::1")));
-        assert!(is_announced(addr("[::]:1"), ip("2001:db8::1")));
-        assert!(!is_announced(addr("[::]:1"), ip("192.0.2.1")));
-    }
-
-    #[test]
-    fn does_not_announce_link_local_addresses() {
-        assert!(!is_announced(addr("[::]:1"), ip("fe80::1")));
     }
 
     #[test]

@@ -5,25 +5,33 @@
 //! socket and the protocol core (`crate::proto`), where everything that the specification rules is decided.
 
 pub(crate) mod addr;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "SocketPipe and /ws/webrtc make calls")
+)]
+pub(crate) mod call;
 mod certificate;
 mod config;
-mod connecting;
+pub(crate) mod connecting;
 mod connection;
 mod dialer;
-mod driver;
+pub(crate) mod driver;
 mod error;
 mod hole_punch;
+pub(crate) mod interfaces;
 mod listener;
 mod metrics;
 mod shared;
 mod socket;
 mod stream;
+pub(crate) mod timer;
 #[expect(
     clippy::module_inception,
     reason = "the file is named after the trait it implements"
 )]
 mod transport;
 
+pub use call::{CallConfig, Caller, IceServer, IceServerError};
 pub use certificate::{Certificate, CertificateError};
 pub use config::{Config, ConfigError, DialMode, Limits};
 pub use connecting::Connecting;

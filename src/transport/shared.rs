@@ -1,13 +1,17 @@
 //! What the driver and the handles share: small halves, each behind one lock.
 //!
 //! [`SocketShared`] carries requests to the driver and new connections from it, [`ConnectionShared`] belongs to one
-//! connection, [`StreamShared`] to one stream. Handles ([`Connection`](super::Connection), [`Stream`](super::Stream),
-//! the transport) and the driver call their methods; nothing else in the crate locks. The rules, which hold because the
+//! connection, [`StreamShared`] to one stream; [`CallShared`], [`MessagesShared`] and [`RelayShared`] to one connection
+//! that is signaled, its channel, and a TURN server of it. Handles ([`Connection`](super::Connection),
+//! [`Stream`](super::Stream), calls, the transport) and the driver call their methods; nothing else locks per packet. The rules, which hold because the
 //! locks are private to these files: never two locks at once, never across an await, wakers are called after
 //! release. What is done with the moved bytes and flags is not decided here.
 
+mod call;
 mod connection;
 mod ends;
+mod messages;
+mod relay;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -21,11 +25,14 @@ use std::{
 };
 
 pub(crate) use self::{
+    call::{CallShared, Input, News},
     connection::{ConnectionHandle, ConnectionShared, Opening},
+    messages::MessagesShared,
+    relay::RelayShared,
     stream::{Next, StreamShared},
 };
-use super::driver::Incoming;
-use crate::proto::{ChannelId, ConnectionId, Dial};
+use super::driver::{Incoming, NewCall};
+use crate::proto::{ChannelId, ConnectionId, Dial, ice::RelayId};
 
 /// Wakers collected under a lock, to be called when no lock is held.
 pub(crate) type Wakes = Vec<Waker>;
@@ -75,12 +82,16 @@ fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
 
 /// An entry of the ready list. Ids, not references: what they name may be gone by the time the driver looks.
 pub(crate) enum Request {
-    /// This stream's flags or bytes have changed.
+    /// This stream's flags or bytes have changed, or this channel's flags or messages.
     Stream(ConnectionId, ChannelId),
-    /// This connection's flags have changed.
+    /// This connection's flags have changed, or something waits at its call.
     Connection(ConnectionId),
     /// Make a connection and tell its id to this half.
     Dial(Dial, Arc<ConnectionShared>),
+    /// Make a connection through signaling.
+    Call(Box<NewCall>),
+    /// Something came from this TURN server.
+    Relay(RelayId),
     /// Send one packet that opens the way through a NAT.
     Punch(SocketAddr),
     /// Take new connections from now on, or no longer.

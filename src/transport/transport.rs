@@ -20,6 +20,7 @@ use libp2p_core::{
 use libp2p_identity::PeerId;
 
 use crate::transport::{
+    CallConfig, Caller,
     addr::{DialAddrError, needs_scope, parse_dial, parse_listen},
     config::Config,
     connecting::Connecting,
@@ -87,6 +88,17 @@ impl Transport {
     /// The settings in force.
     pub fn config(&self) -> &Config {
         &self.factory.config
+    }
+
+    /// What makes its sockets.
+    #[cfg(test)]
+    pub(super) fn factory(&self) -> &SocketFactory {
+        &self.factory
+    }
+
+    /// Makes connections through signaling, and answers them from the sockets that this transport listens on.
+    pub fn caller(&self, config: CallConfig) -> Caller {
+        Caller::with_sockets(config, Arc::clone(&self.factory))
     }
 
     /// The socket that a dial to `remote` leaves from.

@@ -7,6 +7,7 @@
 )]
 
 use std::{
+    fmt::Debug,
     future::{Future, poll_fn},
     net::SocketAddr,
     pin::Pin,
@@ -16,12 +17,12 @@ use std::{
 
 use futures::{FutureExt as _, pin_mut};
 use libp2p_core::{
-    Endpoint, Multiaddr, StreamMuxer as _, Transport as _,
+    Endpoint, Multiaddr, StreamMuxer as _,
     multiaddr::Protocol,
     transport::{DialOpts, ListenerId, PortUse, TransportError, TransportEvent},
 };
 use libp2p_identity::{Keypair, PeerId};
-use libp2p_rtc::{Config, Connecting, Connection, Error, Stream, Transport};
+use libp2p_rtc::{Config, Connection, Stream, Transport};
 
 /// Far more than anything on a loopback takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,9 +41,21 @@ pub(crate) const DIAL_AS_LISTENER: DialOpts = DialOpts {
     port_use: PortUse::Reuse,
 };
 
-pub(crate) type Event = TransportEvent<Connecting, Error>;
-pub(crate) type Connected = Result<(PeerId, Connection), Error>;
-pub(crate) type Dialing = <Transport as libp2p_core::Transport>::Dial;
+/// A transport that can be told of; this crate's first one unless another is named.
+pub(crate) trait Told:
+    libp2p_core::Transport<Error: Debug, ListenerUpgrade: Debug> + Unpin
+{
+}
+
+impl<T> Told for T where T: libp2p_core::Transport<Error: Debug, ListenerUpgrade: Debug> + Unpin {}
+
+pub(crate) type Event<T = Transport> = TransportEvent<
+    <T as libp2p_core::Transport>::ListenerUpgrade,
+    <T as libp2p_core::Transport>::Error,
+>;
+pub(crate) type Connected<T = Transport> =
+    Result<<T as libp2p_core::Transport>::Output, <T as libp2p_core::Transport>::Error>;
+pub(crate) type Dialing<T = Transport> = <T as libp2p_core::Transport>::Dial;
 
 /// Fails instead of hanging.
 pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
@@ -52,8 +65,8 @@ pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
 }
 
 /// A transport with its identity.
-pub(crate) struct Node {
-    pub(crate) transport: Transport,
+pub(crate) struct Node<T = Transport> {
+    pub(crate) transport: T,
     pub(crate) peer: PeerId,
 }
 
@@ -69,7 +82,9 @@ impl Node {
             peer: keypair.public().to_peer_id(),
         }
     }
+}
 
+impl<T: Told> Node<T> {
     /// Listens on one concrete address and returns what is announced.
     pub(crate) async fn listen(&mut self, addr: &str) -> (ListenerId, Multiaddr) {
         let id = ListenerId::next();
@@ -83,17 +98,17 @@ impl Node {
     }
 
     /// The next event.
-    pub(crate) async fn next(&mut self) -> Event {
+    pub(crate) async fn next(&mut self) -> Event<T> {
         soon(poll_fn(|cx| Pin::new(&mut self.transport).poll(cx))).await
     }
 
     /// An event that is there already.
-    pub(crate) fn now(&mut self) -> Option<Event> {
+    pub(crate) fn now(&mut self) -> Option<Event<T>> {
         poll_fn(|cx| Pin::new(&mut self.transport).poll(cx)).now_or_never()
     }
 
     /// The next event, which must be an incoming connection: its set-up and the remote address.
-    pub(crate) async fn incoming(&mut self) -> (Connecting, Multiaddr) {
+    pub(crate) async fn incoming(&mut self) -> (T::ListenerUpgrade, Multiaddr) {
         match self.next().await {
             TransportEvent::Incoming {
                 upgrade,
@@ -105,14 +120,14 @@ impl Node {
     }
 
     /// Dials; the address must be one that can be dialed.
-    pub(crate) fn dial(&mut self, addr: &Multiaddr, opts: DialOpts) -> Dialing {
+    pub(crate) fn dial(&mut self, addr: &Multiaddr, opts: DialOpts) -> Dialing<T> {
         self.transport
             .dial(addr.clone(), opts)
             .expect("the address can be dialed")
     }
 
     /// Dials an address that is refused at once.
-    pub(crate) fn refused(&mut self, addr: &str, opts: DialOpts) -> TransportError<Error> {
+    pub(crate) fn refused(&mut self, addr: &str, opts: DialOpts) -> TransportError<T::Error> {
         match self.transport.dial(addr.parse().unwrap(), opts) {
             Ok(_) => panic!("{addr} was taken for an address to dial"),
             Err(error) => error,
@@ -133,15 +148,15 @@ impl Node {
 }
 
 /// Both ends of one connection.
-pub(crate) struct Pair {
-    pub(crate) dialer: Connected,
-    pub(crate) listener: Connected,
+pub(crate) struct Pair<T: Told = Transport> {
+    pub(crate) dialer: Connected<T>,
+    pub(crate) listener: Connected<T>,
     /// The dialer's address as the listener saw it.
     pub(crate) source: Multiaddr,
 }
 
 /// Completes a dial to `listener`.
-pub(crate) async fn complete(dialing: Dialing, listener: &mut Node) -> Pair {
+pub(crate) async fn complete<T: Told>(dialing: Dialing<T>, listener: &mut Node<T>) -> Pair<T> {
     let accept = async {
         let (connecting, source) = listener.incoming().await;
         (connecting.await, source)

@@ -7,6 +7,8 @@ import type { PathKind, SessionOptions } from './session-types.ts'
 
 export interface Agreement {
   resume: boolean
+  /** A data channel may be offered while the session is on a WebSocket. */
+  webrtc: boolean
   intervalMs: number
   timeoutMs: number
   maxMessageSize: number
@@ -14,10 +16,10 @@ export interface Agreement {
   openedOn: PathKind
 }
 
-export function handshakeRequest ({ host, port, token }: SessionOptions): Frame {
+export function handshakeRequest ({ host, port, token, webrtc }: SessionOptions): Frame {
   return {
     type: 'handshake-request',
-    capabilities: Capability.resume,
+    capabilities: Capability.resume | (webrtc === true ? Capability.webrtc : 0),
     ...VERSION,
     port: port ?? 0,
     pingInterval: WISHED_INTERVAL_S,
@@ -38,10 +40,13 @@ export function resumeRequest (
   return { type: 'resume-request', id, last, ...(elsewhere && token.length > 0 ? { token } : {}) }
 }
 
-/** A 0 stands for the default. */
-export function agree (response: Extract<HandshakeResponse, { ok: true }>, openedOn: PathKind): Agreement {
+/** A 0 stands for the default; what was not asked for does not count. */
+export function agree (
+  { webrtc }: SessionOptions, response: Extract<HandshakeResponse, { ok: true }>, openedOn: PathKind
+): Agreement {
   return {
     resume: (response.capabilities & (Capability.resume | Capability.persistence)) !== 0,
+    webrtc: webrtc === true && (response.capabilities & Capability.webrtc) !== 0,
     intervalMs: (response.pingInterval === 0 ? DEFAULT_INTERVAL_S : response.pingInterval) * 1000,
     timeoutMs: (response.pingTimeout === 0 ? DEFAULT_TIMEOUT_S : response.pingTimeout) * 1000,
     maxMessageSize: response.maxMessageSize === 0 ? DEFAULT_MESSAGE_SIZE : response.maxMessageSize,

@@ -1,10 +1,12 @@
 // Keeps a session on a path: opens paths, the direct one first, tries again when none is left, and moves back to the
-// direct path when it becomes possible. Knows no terminal and no page; time and dialing are brought by the caller.
+// direct path when it becomes possible. Beside a WebSocket an upgrader brings DATA to a data channel. Knows no terminal and
+// no page; time, dialing and peer connections are brought by the caller.
 import type { DialError, PathEvents } from './paths/dial.ts'
 import { ErrorCode } from './codes.ts'
 import { describeRefusal } from './sentences.ts'
 import { Session } from './session.ts'
 import type { End, Path, PathKind, Refusal, SessionOptions } from './session-types.ts'
+import { Upgrader, type Carrier, type MakePeer } from './upgrader.ts'
 
 export interface Dialer {
   kind: PathKind
@@ -20,7 +22,8 @@ export interface Timers {
 
 export type Status =
   | { state: 'connecting', again: boolean }
-  | { state: 'connected', kind: PathKind, resumed: boolean, silent: boolean }
+  /** `carrier`: what carries DATA beside or in place of a WebSocket. */
+  | { state: 'connected', kind: PathKind, carrier: Carrier | undefined, resumed: boolean, silent: boolean }
   /** No path; `retryAt` in the caller's time. */
   | { state: 'waiting', retryAt: number, problems: string[], again: boolean, expired: boolean }
   | { state: 'closing' }
@@ -30,6 +33,8 @@ export interface ConnectorEvents {
   data: (bytes: Uint8Array) => void
   status: (status: Status) => void
   rtt: (milliseconds: number) => void
+  /** Some output may be missing, and the program was asked to draw its screen again. */
+  outputLost: () => void
 }
 
 /** The direct path gets this lead before the fallback is dialled beside it. */
@@ -53,6 +58,7 @@ export class Connector {
   readonly #dialers: Dialer[]
   readonly #events: ConnectorEvents
   readonly #timers: Timers
+  readonly #upgrader: Upgrader | undefined
   /** Kinds of path that do not take this session. */
   readonly #excluded = new Set<PathKind>()
   /** Dials under way. */
@@ -71,12 +77,14 @@ export class Connector {
   #upgradeDelay = UPGRADE_FIRST_MS
   #tick: { at: number, cancel: () => void } | undefined
 
-  /** The dialers in order of preference. */
-  constructor (options: SessionOptions, dialers: Dialer[], events: ConnectorEvents, timers: Timers) {
+  /** The dialers in order of preference; with `makePeer`, data channels are used beside a WebSocket. */
+  constructor (
+    options: SessionOptions, dialers: Dialer[], events: ConnectorEvents, timers: Timers, makePeer?: MakePeer
+  ) {
     this.#dialers = dialers
     this.#events = events
     this.#timers = timers
-    this.session = new Session(options, {
+    this.session = new Session({ ...options, webrtc: makePeer != null }, {
       data: events.data,
       rtt: events.rtt,
       state: state => {
@@ -88,8 +96,27 @@ export class Connector {
       refused: (path, refusal) => this.#refusedBy(path, refusal),
       detached: (path, reason) => this.#detached(path, reason),
       silent: silent => this.#fellSilent(silent),
+      signal: signal => this.#upgrader?.receive(signal),
+      channel: news => this.#upgrader?.news(news),
+      outputLost: events.outputLost,
       end: end => this.#ended(end)
     })
+    this.#upgrader = makePeer == null ? undefined : this.#createUpgrader(makePeer)
+  }
+
+  #createUpgrader (makePeer: MakePeer): Upgrader {
+    const { now, after, random } = this.#timers
+
+    return new Upgrader({
+      channel: this.session.channel,
+      now,
+      after,
+      random,
+      touch: action => this.#touch(action),
+      paths: this.#pathEvents(),
+      writable: () => this.session.writable(now()),
+      changed: () => this.#carrierChanged()
+    }, makePeer)
   }
 
   get status (): Status {
@@ -117,7 +144,9 @@ export class Connector {
   }
 
   close (): void {
-    this.#stopDialing()
+    // The channel stays: what was typed leaves by it before the session ends.
+    this.#cancelTimers()
+    this.#abortDials()
     this.#touch(() => this.session.close(this.#timers.now()))
   }
 
@@ -132,6 +161,7 @@ export class Connector {
       // What was dialled before may hang.
       this.#abortDials()
       this.#tryUpgrade()
+      this.#touch(() => this.#upgrader?.nudge())
     }
   }
 
@@ -276,8 +306,19 @@ export class Connector {
     this.#fallback = undefined
     this.#retry?.()
     this.#retry = undefined
-    this.#report({ state: 'connected', kind: path.kind, resumed: !fresh, silent: false })
+    path.kind === 'websocket' ? this.#upgrader?.start() : this.#upgrader?.stop()
+    this.#report({ state: 'connected', kind: path.kind, carrier: this.#carrier, resumed: !fresh, silent: false })
     this.#planUpgrade()
+  }
+
+  get #carrier (): Carrier | undefined {
+    return this.session.path?.kind === 'websocket' ? this.#upgrader?.carrier : undefined
+  }
+
+  #carrierChanged (): void {
+    if (this.#status.state === 'connected') {
+      this.#report({ ...this.#status, carrier: this.#carrier })
+    }
   }
 
   #detached (path: Path, reason: string): void {
@@ -290,6 +331,8 @@ export class Connector {
     if (this.session.attaching) {
       return
     }
+
+    this.#upgrader?.stop()
 
     if (this.#status.state === 'connected') {
       this.#lost()
@@ -378,6 +421,7 @@ export class Connector {
   }
 
   #stopDialing (): void {
+    this.#upgrader?.stop()
     this.#cancelTimers()
     this.#abortDials()
   }

@@ -1,8 +1,18 @@
-// PINGs of one path, of both sides: round trip times, confirmation of DATA, and whether the other side still lives.
+// PINGs of one path, of both sides: round trip times, which are answered, and whether the other side still lives.
 // Owned by the session, one per path. Decides nothing itself.
 
-/** Between PINGs while somebody looks at the page, for the round trip time shown. */
-const WATCHED_INTERVAL_MS = 5000
+/** How closely a path is watched. */
+export interface Pace {
+  /** Between PINGs while somebody looks at the page, for the round trip time shown. */
+  watchedMs: number
+  /** Silence that is worth a word; by default the time limit for answers. */
+  silentMs?: number
+}
+
+const DEFAULT_PACE: Pace = { watchedMs: 5000 }
+
+/** Silence is no news while answers take long anyway. */
+const SILENT_RTTS = 3
 
 /** A timer this late means that the page slept: what it would conclude is worthless. */
 const SLEPT_MS = 2000
@@ -12,8 +22,7 @@ const MAX_WITHHELD = 64
 
 interface Outstanding {
   sentAt: number
-  /** DATA up to this number went before the PING. */
-  upTo: bigint
+  number: number
 }
 
 export type Verdict = 'alive' | 'ping' | 'silent' | 'dead'
@@ -21,10 +30,10 @@ export type Verdict = 'alive' | 'ping' | 'silent' | 'dead'
 export class Keepalive {
   readonly #intervalMs: number
   readonly #timeoutMs: number
+  readonly #pace: Pace
   readonly #outstanding = new Map<string, Outstanding>()
   /** PINGs of the other side that wait for their answer. */
   #withheld: Uint8Array[] = []
-  #counter = 0
   #lastPing: number
   /** Sending time of the first PING since which nothing at all was heard. */
   #unanswered: number | undefined
@@ -32,39 +41,42 @@ export class Keepalive {
   #patienceMs: number
   #silent = false
   #pardoned = false
+  #rtt = 0
 
-  constructor (now: number, { intervalMs, timeoutMs }: { intervalMs: number, timeoutMs: number }) {
+  constructor (
+    now: number, { intervalMs, timeoutMs }: { intervalMs: number, timeoutMs: number }, pace: Pace = DEFAULT_PACE
+  ) {
     this.#intervalMs = intervalMs
     this.#timeoutMs = timeoutMs
+    this.#pace = pace
     this.#patienceMs = 2 * timeoutMs
     this.#lastPing = now
   }
 
-  /** Payload of the PING to send now. */
-  ping (now: number, upTo: bigint): Uint8Array {
+  /** Payload of the PING to send now; its number is higher than that of any before it, on whatever path. */
+  ping (now: number, number: number): Uint8Array {
     const payload = new Uint8Array(8)
-    new DataView(payload.buffer).setBigUint64(0, BigInt(++this.#counter))
+    new DataView(payload.buffer).setBigUint64(0, BigInt(number))
 
     if (this.#outstanding.size >= MAX_OUTSTANDING) {
       const [oldest] = this.#outstanding.keys()
       this.#outstanding.delete(oldest!)
     }
 
-    this.#outstanding.set(payload.toString(), { sentAt: now, upTo })
+    this.#outstanding.set(payload.toString(), { sentAt: now, number })
     this.#lastPing = now
     this.#unanswered ??= now
     return payload
   }
 
-  /** What a PONG tells, or nothing if no PING of ours asked for it. */
-  pong (now: number, payload: Uint8Array): { rtt: number, upTo: bigint } | undefined {
+  /** What a PONG tells, or nothing if no PING of ours asked for it. PINGs with smaller numbers count as answered, too. */
+  pong (now: number, payload: Uint8Array): { rtt: number, number: number } | undefined {
     const ping = this.#outstanding.get(payload.toString())
 
     if (ping == null) {
       return undefined
     }
 
-    // Older ones count as answered too.
     for (const key of [...this.#outstanding.keys()]) {
       this.#outstanding.delete(key)
 
@@ -73,7 +85,8 @@ export class Keepalive {
       }
     }
 
-    return { rtt: now - ping.sentAt, upTo: ping.upTo }
+    this.#rtt = now - ping.sentAt
+    return { rtt: this.#rtt, number: ping.number }
   }
 
   /** Whether a PING of ours has no answer yet. */
@@ -114,7 +127,7 @@ export class Keepalive {
       return nextPing
     }
 
-    const silentAt = this.#unanswered + Math.min(this.#timeoutMs, this.#patienceMs)
+    const silentAt = this.#unanswered + this.#silentMs
     return Math.min(nextPing, this.#silent ? this.#unanswered + this.#patienceMs : silentAt)
   }
 
@@ -132,7 +145,7 @@ export class Keepalive {
         return 'dead'
       }
 
-      if (!this.#silent && now >= this.#unanswered + Math.min(this.#timeoutMs, this.#patienceMs)) {
+      if (!this.#silent && now >= this.#unanswered + this.#silentMs) {
         this.#silent = true
         return 'silent'
       }
@@ -142,6 +155,11 @@ export class Keepalive {
   }
 
   #interval (watched: boolean): number {
-    return watched ? Math.min(WATCHED_INTERVAL_MS, this.#intervalMs) : this.#intervalMs
+    return watched ? Math.min(this.#pace.watchedMs, this.#intervalMs) : this.#intervalMs
+  }
+
+  get #silentMs (): number {
+    const silentMs = Math.max(this.#pace.silentMs ?? this.#timeoutMs, SILENT_RTTS * this.#rtt)
+    return Math.min(silentMs, this.#timeoutMs, this.#patienceMs)
   }
 }

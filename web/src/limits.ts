@@ -23,6 +23,21 @@ export const MAX_INPUT_OFFLINE = WINDOW
 /** After so many unconfirmed bytes a PING asks for confirmation. */
 export const CONFIRM_EVERY = WINDOW / 4
 
+/** Time from the offer of a data channel until the server says that it is ready. */
+export const UPGRADE_TIMEOUT_MS = 10_000
+
+/** Largest frame on a data channel: some stacks stop there. DATA never exceeds it. */
+export const CHANNEL_FRAME = 16_384
+
+/** Candidates of the server for one offer; each makes the browser send packets to an address it names. */
+export const MAX_CANDIDATES = 64
+
+/** Output that waits for other output before it: the server is paused above; twice as much is given up. */
+export const MAX_AHEAD = 1_048_576
+
+/** Between the two sizes that make a program draw its screen again; servers join what comes faster. */
+export const REDRAW_MS = 250
+
 export const MAX_UNKNOWN_FRAMES = 64
 export const MAX_GAPS = 3
 

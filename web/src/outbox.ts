@@ -1,7 +1,8 @@
 // What the user typed and pasted until the server is known to have it.
-// Owned by the session. Numbers DATA, keeps it for repetition, limits what is under way.
+// Owned by the traffic of a session. Numbers DATA, keeps it for repetition, limits what is under way.
 import type { Data } from './frame.ts'
 import { WINDOW } from './limits.ts'
+import type { Lane } from './session-types.ts'
 
 /** Small enough for every transport and fair to other streams. */
 const PIECE = 16_384 - 16
@@ -9,6 +10,14 @@ const PIECE = 16_384 - 16
 interface Sent {
   number: bigint
   data: Uint8Array
+}
+
+/** DATA up to a number had left when this PING did. */
+interface Mark {
+  lane: Lane
+  ping: number
+  upTo: bigint
+  answered: boolean
 }
 
 export class Outbox {
@@ -19,6 +28,9 @@ export class Outbox {
   #next = 1n
   #confirmed = 0n
   #pieceLimit = PIECE
+  #marks: Mark[] = []
+  #asked = 0n
+  #inDoubt = false
 
   /** Bytes that wait or are unconfirmed. */
   get size (): number {
@@ -29,6 +41,11 @@ export class Outbox {
     return this.#sentBytes
   }
 
+  /** Whether nothing waits to be sent. */
+  get drained (): boolean {
+    return this.#waitingBytes === 0 && !this.#inDoubt
+  }
+
   get lastNumber (): bigint {
     return this.#next - 1n
   }
@@ -36,6 +53,16 @@ export class Outbox {
   /** The server has had everything up to this number. */
   get confirmed (): bigint {
     return this.#confirmed
+  }
+
+  /** Whether no PING under way asks about the last DATA. */
+  get unasked (): boolean {
+    return this.#asked < this.lastNumber
+  }
+
+  /** Whether the server has to say what it has before anything more may leave. */
+  get inDoubt (): boolean {
+    return this.#inDoubt
   }
 
   /** The negotiated size counts the number too. */
@@ -54,7 +81,7 @@ export class Outbox {
   next (numbered: boolean): Data | undefined {
     const room = Math.min(this.#pieceLimit, WINDOW - this.#sentBytes, this.#waitingBytes)
 
-    if (room <= 0) {
+    if (room <= 0 || this.#inDoubt) {
       return undefined
     }
 
@@ -66,6 +93,28 @@ export class Outbox {
     return numbered ? { type: 'data', number, data } : { type: 'data', data }
   }
 
+  /** This PING leaves by the path by which all DATA has left since the last mark. */
+  mark (lane: Lane, ping: number): void {
+    if (!this.#inDoubt && this.lastNumber > this.#asked) {
+      this.#asked = this.lastNumber
+      this.#marks.push({ lane, ping, upTo: this.#asked, answered: false })
+    }
+  }
+
+  /**
+   * This PING was answered, and with it all before it on that path. A mark counts when all before it do: they may
+   * belong to another path, about which the answer says nothing.
+   */
+  answered (lane: Lane, ping: number): void {
+    for (const mark of this.#marks) {
+      mark.answered ||= mark.lane === lane && mark.ping <= ping
+    }
+
+    while (this.#marks[0]?.answered === true) {
+      this.confirm(this.#marks.shift()!.upTo)
+    }
+  }
+
   /** The server has everything up to this number. */
   confirm (number: bigint): void {
     this.#confirmed = number > this.#confirmed ? number : this.#confirmed
@@ -75,8 +124,17 @@ export class Outbox {
     }
   }
 
-  /** What must be sent again, in order, after a resume. */
-  repeat (): Data[] {
+  /** A path that carried DATA is gone while the session goes on by another: what left by it may be lost. */
+  doubt (): void {
+    this.#inDoubt = true
+  }
+
+  /** The server has everything up to this number; what follows must be sent again, in order. */
+  repeat (received: bigint): Data[] {
+    this.#inDoubt = false
+    this.#marks = []
+    this.#asked = 0n
+    this.confirm(received)
     return this.#sent.map(({ number, data }) => ({ type: 'data', number, data }))
   }
 

@@ -3,11 +3,14 @@ import '@xterm/xterm/css/xterm.css'
 import './style.css'
 import { Connector, type Dialer, type Status } from './connector.ts'
 import { InvitationError, parseInvitation, type Invitation } from './invitation.ts'
+import { allowsChannels, endpointFor, IceServers } from './paths/ice.ts'
 import { dialLibp2p, usableAddresses } from './paths/libp2p.ts'
+import { BrowserPeer } from './paths/peer.ts'
 import { dialWebSocket } from './paths/websocket.ts'
-import { describeEnd, pathName } from './sentences.ts'
+import { describeEnd, pathName, type PathName } from './sentences.ts'
 import { loadSettings, saveSettings, valid } from './settings.ts'
 import { TerminalView, type Key } from './terminal.ts'
+import type { MakePeer } from './upgrader.ts'
 
 const element = <T extends HTMLElement = HTMLElement>(id: string): T => document.getElementById(id) as T
 const button = (id: string): HTMLButtonElement => element<HTMLButtonElement>(id)
@@ -119,8 +122,13 @@ class Page {
         if (connector === this.#connector) {
           this.#showRtt(milliseconds)
         }
+      },
+      outputLost: () => {
+        if (connector === this.#connector) {
+          this.#mention('Some output was lost with the WebRTC path')
+        }
       }
-    }, timers)
+    }, timers, peersFor(invitation))
 
     this.#connector = connector
     const { columns, rows, width, height } = this.#size
@@ -315,9 +323,9 @@ class Page {
         this.#announce(status.again ? 'Reconnecting…' : 'Connecting…')
         break
       case 'connected':
-        element('path').textContent = pathName(status.kind)
+        this.#showPath(pathName(status.kind, status.carrier))
         this.#announce(connectedText(status))
-        element('status').dataset.state = status.silent ? 'connecting' : 'connected'
+        element('status').dataset.state = isSettled(status) ? 'connected' : 'connecting'
         break
       case 'waiting':
         this.#showWaiting(status)
@@ -329,6 +337,11 @@ class Page {
         this.#showEnd(status)
         break
     }
+  }
+
+  #showPath ({ name, explanation }: PathName): void {
+    element('path').textContent = name
+    element('path').title = explanation
   }
 
   #showWaiting (status: Extract<Status, { state: 'waiting' }>): void {
@@ -397,6 +410,21 @@ function connectedText ({ silent, resumed }: Extract<Status, { state: 'connected
   }
 
   return resumed ? 'Connected again, nothing was lost' : 'Connected'
+}
+
+/** Whether the connection is as it should be. */
+function isSettled ({ silent, carrier }: Extract<Status, { state: 'connected' }>): boolean {
+  return !silent && carrier !== 'restarting' && carrier !== 'falling-back'
+}
+
+/** What makes data channels beside the WebSocket; nothing where they are not allowed. */
+function peersFor ({ webSocket, token }: Invitation): MakePeer | undefined {
+  if (webSocket == null || !allowsChannels(webSocket) || globalThis.RTCPeerConnection == null) {
+    return undefined
+  }
+
+  const servers = new IceServers(endpointFor(webSocket, location.origin), token, timers.now)
+  return events => new BrowserPeer(servers.get, events)
 }
 
 /** In order of preference: the direct path first. */

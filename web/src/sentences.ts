@@ -1,6 +1,7 @@
 // What the page says about refusals, ends and trouble, for people who do not know the protocol.
 import { CloseCode, ErrorCode } from './codes.ts'
 import type { End, PathKind, Refusal } from './session-types.ts'
+import type { Carrier } from './upgrader.ts'
 
 const REFUSALS: Record<number, string> = {
   [ErrorCode.authFailed]: 'The server does not accept this invitation. It may have been used already or withdrawn.',
@@ -73,7 +74,26 @@ function describeClose ({ code, text }: End): Sentence {
   return { ...sentence(known ?? `The server closed the session (code ${code}).`, text), good: code <= CloseCode.user }
 }
 
-export const pathName = (kind: PathKind): string => kind === 'webrtc' ? 'direct (WebRTC)' : 'WebSocket'
+export interface PathName {
+  name: string
+  /** For those who want to know more. */
+  explanation: string
+}
+
+const CARRIERS: Record<Carrier, PathName> = {
+  websocket: { name: 'WebSocket', explanation: 'All by the WebSocket of the server.' },
+  direct: { name: 'WebRTC direct', explanation: 'By a WebRTC data channel beside the WebSocket, without a relay.' },
+  relayed: { name: 'WebRTC relayed', explanation: 'By a WebRTC data channel beside the WebSocket, through a TURN server.' },
+  restarting: { name: 'WebRTC interrupted', explanation: 'The data channel looks for another route.' },
+  'falling-back': { name: 'falling back to WebSocket', explanation: 'The data channel broke; what it carried is fetched by the WebSocket.' }
+}
+
+/** The name of a path; `carrier`: what carries DATA beside or in place of a WebSocket. */
+export function pathName (kind: PathKind, carrier: Carrier = 'websocket'): PathName {
+  return kind === 'webrtc'
+    ? { name: 'direct (WebRTC)', explanation: 'By a libp2p connection to the node itself, without the WebSocket.' }
+    : CARRIERS[carrier]
+}
 
 function sentence (text: string, remark: string): Sentence {
   return { text, good: false, ...(remark === '' ? {} : { detail: printable(remark) }) }

@@ -1,4 +1,6 @@
 // What a session and its surroundings tell each other.
+import type { Frame } from './frame.ts'
+import type { Keepalive } from './keepalive.ts'
 
 /** One connection to the server; a path is attached to a session once. */
 export interface Path {
@@ -7,9 +9,28 @@ export interface Path {
   send: (frame: Uint8Array) => void
   /** Ends the path; frames already sent still leave. */
   close: () => void
+  /** Whether DATA should wait because much has not left yet; `Session.writable` tells when it need not any more. */
+  readonly congested?: boolean
 }
 
-export type PathKind = 'webrtc' | 'websocket'
+/** `webrtc`: a libp2p stream; `channel`: a data channel beside a WebSocket. */
+export type PathKind = 'webrtc' | 'websocket' | 'channel'
+
+/** A path in use, and what watches over it. */
+export interface Lane {
+  readonly path: Path
+  readonly keepalive: Keepalive
+}
+
+/** WebRTC messages, which the session carries and does not read. */
+export type Signal = Extract<Frame, { type: 'webrtc-offer' | 'webrtc-answer' | 'ice-candidate' }>
+
+/**
+ * What became of the data channel: `used`, DATA leaves by it; `silent`, nothing comes by it although it should; `heard`,
+ * something does again; `lost`, it is closed, and what it lost is being fetched by the WebSocket; `repaired`, all of that
+ * is there; `given-up`, it did not come in time or is not needed, and is closed.
+ */
+export type ChannelNews = 'used' | 'silent' | 'heard' | 'lost' | 'repaired' | 'given-up'
 
 export type State = 'new' | 'handshaking' | 'established' | 'disconnected' | 'closing' | 'ended'
 
@@ -44,6 +65,11 @@ export interface SessionEvents {
   rtt: (milliseconds: number) => void
   /** The server has been silent for longer than it should, or speaks again. */
   silent: (silent: boolean) => void
+  /** A WebRTC message of the server. */
+  signal: (signal: Signal) => void
+  channel: (news: ChannelNews) => void
+  /** A data channel broke and this server repeats nothing: some output may never come. */
+  outputLost: () => void
   end: (end: End) => void
 }
 
@@ -52,4 +78,6 @@ export interface SessionOptions {
   port?: number
   token: Uint8Array
   env?: Array<[name: string, value: string]>
+  /** Ask for a data channel beside a WebSocket. */
+  webrtc?: boolean
 }

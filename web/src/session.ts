@@ -1,48 +1,73 @@
-// A SocketPipe session seen from its client: handshake, numbered DATA in both directions, flow control,
-// keep-alive, close and resume. Free of I/O and clocks: the caller brings paths, frames and the time,
-// so that every order of events can be tested. Choosing and opening paths is the connector's job.
+// A SocketPipe session seen from its client: handshake, keep-alive, close and resume. Its bytes are in traffic.ts, the data
+// channel beside a WebSocket in channel.ts, its end in ending.ts. Free of I/O and clocks: the caller brings paths, frames
+// and the time, so that every order of events can be tested. Choosing and opening paths is the connector's job.
 import { agree, handshakeRequest, resumeRequest, type Agreement } from './agreement.ts'
+import { Channel } from './channel.ts'
+import { Ending } from './ending.ts'
 import {
-  CloseCode, encode, ErrorCode, FrameError, VERSION,
-  type Data, type Frame, type HandshakeResponse, type ResumeResponse
+  CloseCode, encode, ErrorCode, FrameError, VERSION, type Frame, type HandshakeResponse, type ResumeResponse
 } from './frame.ts'
-import { Inbox } from './inbox.ts'
-import { Keepalive } from './keepalive.ts'
-import {
-  clampSize, CLOSE_TIMEOUT_MS, CONFIRM_EVERY, DEFAULT_TIMEOUT_S, HANDSHAKE_TIMEOUT_MS, MAX_GAPS, MAX_INPUT,
-  MAX_INPUT_OFFLINE, MAX_UNKNOWN_FRAMES, PROBE_MS
-} from './limits.ts'
-import { Outbox } from './outbox.ts'
-import type { End, Path, PathKind, SessionEvents, SessionOptions, State } from './session-types.ts'
+import { Hold } from './hold.ts'
+import { DEFAULT_TIMEOUT_S, HANDSHAKE_TIMEOUT_MS, MAX_INPUT, MAX_INPUT_OFFLINE } from './limits.ts'
+import { Screen } from './screen.ts'
+import type { End, Lane, Path, PathKind, SessionEvents, SessionOptions, State } from './session-types.ts'
+import { Traffic } from './traffic.ts'
 
 export class Session {
   readonly #options: SessionOptions
   readonly #events: SessionEvents
-  readonly #inbox = new Inbox()
-  readonly #outbox = new Outbox()
+  readonly #traffic: Traffic
+  /** The data channel beside the path. */
+  readonly channel: Channel
+  readonly #ending: Ending
+  readonly #screen: Screen
+  readonly #hold = new Hold()
   #state: State = 'new'
-  #path: Path | undefined
   /** An attempt to take the session to another path. */
   #attempt: { path: Path, deadline: number } | undefined
-  #keepalive: Keepalive | undefined
+  /** A resume on the path in use, because something was lost: its time limit. */
+  #repair: number | undefined
   #agreement: Agreement | undefined
-  #id: Uint8Array | undefined
-  #resumeTimeoutMs = 0
-  #lostAt: number | undefined
-  /** Resume requests given up without an answer: each may still reach the server and win over a later one. */
-  #strays = 0
-  #askedUpTo = 0n
-  #serverPaused = false
-  #size = { columns: 80, rows: 24, width: 0, height: 0 }
-  #watched = true
-  #silent = false
-  #error: { code: number, text: string } | undefined
-  #closeDeadline: number | undefined
-  #unknownFrames = 0
 
   constructor (options: SessionOptions, events: SessionEvents) {
     this.#options = options
     this.#events = events
+    const session = this
+    const send = (frame: Frame): void => this.#sendMain(frame)
+    this.#traffic = new Traffic({
+      get flows () { return session.#flows },
+      get moving () { return session.#attempt != null },
+      data: events.data,
+      rtt: events.rtt,
+      silent: events.silent,
+      channelSilent: () => this.channel.silent(),
+      answered: (lane, ping, now) => this.#ending.answered(lane, ping, now),
+      pumped: (moved, now) => this.#ending.advance(moved, now),
+      lost: ({ path }, now, reason) => this.lost(path, now, reason),
+      fail: (code, text) => this.#fail(code, text)
+    })
+    this.channel = new Channel({
+      traffic: this.#traffic,
+      get upgradable () { return session.#upgradable },
+      get repairing () { return session.#repair != null },
+      send,
+      repair: now => this.#repairChannel(now),
+      fail: (code, text) => this.#fail(code, text),
+      signal: events.signal,
+      news: events.channel
+    })
+    this.#ending = new Ending({
+      traffic: this.#traffic,
+      get repairing () { return session.#repair != null },
+      get patienceMs () { return session.#timeoutMs },
+      send,
+      end: end => this.#end(end)
+    })
+    this.#screen = new Screen(frame => {
+      if (this.#state === 'established') {
+        this.#sendMain(frame)
+      }
+    })
   }
 
   get state (): State {
@@ -50,16 +75,16 @@ export class Session {
   }
 
   get path (): Path | undefined {
-    return this.#path
+    return this.#traffic.main?.path
   }
 
   get #paths (): Path[] {
-    return [this.#attempt?.path, this.#path].filter(path => path != null)
+    return [this.#attempt?.path, this.path].filter(path => path != null)
   }
 
   /** True while an answer to a handshake or resume is awaited. */
   get attaching (): boolean {
-    return this.#attempt != null
+    return this.#attempt != null || this.#repair != null
   }
 
   get openedOn (): PathKind | undefined {
@@ -68,12 +93,25 @@ export class Session {
 
   /** True if a lost connection does not end the session. */
   get resumable (): boolean {
-    return this.#id != null
+    return this.#hold.id != null
+  }
+
+  get #upgradable (): boolean {
+    return this.#state === 'established' && this.#agreement?.webrtc === true && this.path?.kind === 'websocket'
   }
 
   /** When the server gives the session up, as far as we know. */
   get expiresAt (): number | undefined {
-    return this.#lostAt == null || this.#resumeTimeoutMs === 0 ? undefined : this.#lostAt + this.#resumeTimeoutMs
+    return this.#hold.expiresAt
+  }
+
+  /** Whether DATA may leave: not while it is being decided where the session goes on. */
+  get #flows (): boolean {
+    return (this.#state === 'established' || this.#ending.drains) && !this.attaching
+  }
+
+  get #timeoutMs (): number {
+    return this.#agreement?.timeoutMs ?? DEFAULT_TIMEOUT_S * 1000
   }
 
   /** Starts, resumes or moves the session on a path that has just opened. */
@@ -85,10 +123,16 @@ export class Session {
 
     this.#abandonAttempt('a newer connection took its place')
 
-    if (this.#id != null) {
-      this.#attempt = { path, deadline: now + (this.#agreement?.timeoutMs ?? DEFAULT_TIMEOUT_S * 1000) }
-      this.#send(path, resumeRequest(this.#options, this.#id, this.#inbox.last, path.kind !== this.openedOn))
-    } else if (this.#path != null) {
+    if (this.#hold.id != null) {
+      this.#attempt = { path, deadline: now + this.#timeoutMs }
+
+      if (this.#repair != null) {
+        // What is missing is fetched on the new path.
+        this.#loseCurrent(now, 'a newer connection took its place')
+      }
+
+      this.#requestResume(path)
+    } else if (this.path != null) {
       this.#detach(path, 'the session cannot move')
     } else {
       this.#attempt = { path, deadline: now + HANDSHAKE_TIMEOUT_MS }
@@ -99,18 +143,20 @@ export class Session {
 
   /** Takes a frame that came by a path; frames of paths no longer ours are ignored. */
   receive (path: Path, frame: Frame, now: number): void {
+    const lane = this.#traffic.laneOf(path)
+
     if (path === this.#attempt?.path) {
       this.#receiveAnswer(frame, now)
-    } else if (path === this.#path) {
-      this.#keepalive?.heard()
-      this.#setSilent(false)
-      this.#receiveFrame(frame, now)
+    } else if (lane != null && (lane === this.#traffic.main || this.channel.takes(frame))) {
+      this.#traffic.heard(lane)
+      this.#ending.heard(lane, now)
+      this.#receiveFrame(lane, frame, now)
     }
   }
 
   /** Takes what the codec refused. */
   receiveMalformed (path: Path, error: FrameError): void {
-    if (this.#paths.includes(path)) {
+    if (path === this.#attempt?.path || this.#traffic.laneOf(path) != null) {
       this.#fail(error.code, error.message)
     }
   }
@@ -120,49 +166,49 @@ export class Session {
     if (path === this.#attempt?.path) {
       this.#abandonAttempt(reason)
       this.#stay(now)
-    } else if (path === this.#path) {
+    } else if (path === this.path) {
       this.#loseCurrent(now, reason)
+    } else if (path === this.#traffic.channel?.path) {
+      this.channel.lost(now)
     }
+  }
+
+  /** The path is not congested any more. */
+  writable (now: number): void {
+    this.#traffic.pump(now)
   }
 
   /** Bytes typed or pasted; false if they do not fit any more, then none of them is taken. */
   write (data: Uint8Array, now: number): boolean {
-    const limit = this.#path == null ? MAX_INPUT_OFFLINE : MAX_INPUT
+    const limit = this.path == null ? MAX_INPUT_OFFLINE : MAX_INPUT
+    const full = this.#traffic.outbox.size + data.length > limit
 
-    if (this.#state === 'ended' || this.#state === 'closing' || this.#outbox.size + data.length > limit) {
+    if (this.#state === 'ended' || this.#state === 'closing' || full) {
       return false
     }
 
-    this.#outbox.push(data)
-    this.#pump(now)
+    this.#traffic.push(data, now)
     return true
   }
 
   resize (columns: number, rows: number, width = 0, height = 0): void {
-    if (columns < 1 || rows < 1) {
-      return
-    }
-
-    this.#size = clampSize(columns, rows, width, height)
-    this.#sendSize()
+    this.#screen.resize(columns, rows, width, height)
   }
 
   /** The terminal has drawn this many bytes. */
   rendered (bytes: number): void {
-    this.#inbox.rendered(bytes)
-    this.#steerFlow()
+    this.#traffic.rendered(bytes)
   }
 
   /** Whether somebody sees the page: the round trip time is measured more often then. */
   setWatched (watched: boolean): void {
-    this.#watched = watched
+    this.#traffic.setWatched(watched)
   }
 
-  /** After a wake-up or a change of networks: is the path still good? */
+  /** After a wake-up or a change of networks: are the paths still good? */
   probe (now: number): void {
-    if (this.#path != null && this.#keepalive != null && this.#state === 'established') {
-      this.#keepalive.hurry(now, PROBE_MS)
-      this.#ping(now)
+    if (this.#state === 'established') {
+      this.#traffic.probe(now)
     }
   }
 
@@ -173,28 +219,43 @@ export class Session {
     }
 
     // A request under way may begin or take the session after this.
-    this.#sendClose(CloseCode.user, '')
-    this.#abandonAttempt('closed')
+    const told = this.#attempt != null
 
-    if (this.#path == null || this.#state !== 'established') {
+    if (told) {
+      this.#sendClose(CloseCode.user, '')
+      this.#abandonAttempt('closed')
+    }
+
+    if (this.path == null || this.#state !== 'established') {
       this.#end({ cause: 'local', code: CloseCode.user, text: '' })
       return
     }
 
-    this.#closeDeadline = now + CLOSE_TIMEOUT_MS
     this.#setState('closing')
+    this.#ending.begin(now, told)
+    this.#traffic.pump(now)
   }
 
   /** When `tick` wants to be called next. */
   deadline (): number | undefined {
-    const deadlines = [this.#attempt?.deadline, this.#closeDeadline]
-
-    if (this.#path != null && this.#state === 'established') {
-      deadlines.push(this.#keepalive?.deadline(this.#watched))
+    if (this.#state === 'ended') {
+      return undefined
     }
+
+    const deadlines = [
+      this.#attempt?.deadline, this.#repair, this.#ending.deadline, this.channel.deadline, this.#screen.deadline,
+      this.#missingUntil,
+      this.#state === 'established' ? this.#traffic.deadline() : undefined
+    ]
 
     const due = deadlines.filter(deadline => deadline != null)
     return due.length === 0 ? undefined : Math.min(...due)
+  }
+
+  /** Until when what is missing could come by the other path. */
+  get #missingUntil (): number | undefined {
+    const { missingSince } = this.#traffic.inbox
+    return missingSince == null || this.attaching || this.path == null ? undefined : missingSince + this.#timeoutMs
   }
 
   tick (now: number): void {
@@ -202,23 +263,25 @@ export class Session {
       this.lost(this.#attempt.path, now, 'the server did not answer')
     }
 
-    if (this.#closeDeadline != null && now >= this.#closeDeadline) {
-      this.#finishClose()
+    if (this.#repair != null && now >= this.#repair) {
+      // Without CLOSE, which would end the session.
+      this.#loseCurrent(now, 'the server did not say what it has')
     }
 
-    if (this.#path != null && this.#state === 'established') {
-      this.#judge(this.#keepalive?.check(now, this.#watched) ?? 'alive', now)
+    if (this.#missingUntil != null && now >= this.#missingUntil) {
+      this.#ask(now)
     }
-  }
 
-  #judge (verdict: ReturnType<Keepalive['check']>, now: number): void {
-    if (verdict === 'ping') {
-      this.#ping(now)
-    } else if (verdict === 'silent') {
-      this.#setSilent(true)
-      this.#ping(now)
-    } else if (verdict === 'dead') {
-      this.#loseCurrent(now, 'the server stopped answering')
+    this.channel.tick(now)
+
+    if (this.#state !== 'ended') {
+      this.#ending.tick(now)
+    }
+
+    this.#screen.tick(now)
+
+    if (this.#state === 'established') {
+      this.#traffic.tick(now)
     }
   }
 
@@ -226,16 +289,16 @@ export class Session {
   #receiveAnswer (frame: Frame, now: number): void {
     const { path } = this.#attempt!
 
-    if (frame.type === 'handshake-response' && this.#id == null) {
+    if (frame.type === 'handshake-response' && this.#hold.id == null) {
       this.#handshakeAnswered(path, frame, now)
-    } else if (frame.type === 'resume-response' && this.#id != null) {
+    } else if (frame.type === 'resume-response' && this.#hold.id != null) {
       this.#resumeAnswered(path, frame, now)
     } else if (frame.type === 'ping') {
       this.#send(path, { type: 'pong', payload: frame.payload })
     } else if (frame.type === 'close' || frame.type === 'error') {
       this.#refuse(path, frame.code, frame.text, now)
     } else if (frame.type === 'unknown') {
-      this.#receiveUnknown()
+      this.#traffic.receiveUnknown()
     } else {
       this.#fail(ErrorCode.invalidState, `the server sent "${frame.type}" before its answer`)
     }
@@ -252,17 +315,19 @@ export class Session {
       return
     }
 
-    this.#agreement = agree(response, path.kind)
-    this.#outbox.limitPieces(this.#agreement.maxMessageSize)
+    this.#agreement = agree(this.#options, response, path.kind)
+    this.#traffic.agree(this.#agreement)
     this.#take(path, now)
 
     for (const [name, value] of this.#options.env ?? []) {
       this.#send(path, { type: 'env', name, value })
     }
 
-    this.#begin(path, true, now)
+    this.#begin(now)
+    this.#events.attached(path, true)
   }
 
+  /** The server goes on with the session on another path, or on the same one behind what was lost. */
   #resumeAnswered (path: Path, response: ResumeResponse, now: number): void {
     if (!response.ok) {
       this.#refuse(path, response.code, response.text, now)
@@ -270,233 +335,213 @@ export class Session {
     }
 
     // Without that field nothing is repeated: a key lost is better than a command run twice.
-    const received = response.lastFromClient ?? this.#outbox.lastNumber
-    const wrong = received > this.#outbox.lastNumber || received < this.#outbox.confirmed
+    const { lastNumber, confirmed } = this.#traffic.outbox
+    const received = response.lastFromClient ?? lastNumber
+    const wrong = received > lastNumber || received < confirmed
 
-    if (response.start > this.#inbox.last + 1n || wrong) {
+    if (response.start > this.#traffic.inbox.last + 1n || wrong) {
       this.#fail(ErrorCode.sequenceMismatch, `the server ${wrong ? 'is wrong about the input' : 'left out output'}`)
       return
     }
 
-    if (this.#path != null) {
-      const old = this.#path
-      this.#path = undefined
+    const old = this.path
+    this.channel.forget()
+
+    if (old != null && old !== path) {
+      this.#traffic.leave()
       this.#detach(old, 'the session moved')
     }
 
     this.#take(path, now)
-
-    this.#outbox.confirm(received)
-
-    for (const data of this.#outbox.repeat()) {
-      this.#send(path, data)
-    }
-
-    this.#begin(path, false, now)
+    this.#traffic.repeat(received)
+    this.#begin(now)
+    old === path ? this.#events.channel('repaired') : this.#events.attached(path, false)
   }
 
   #take (path: Path, now: number): void {
     this.#attempt = undefined
-    this.#path = path
-    this.#lostAt = undefined
-    this.#serverPaused = false
-    this.#askedUpTo = 0n
-    this.#keepalive = new Keepalive(now, this.#agreement!)
+    this.#repair = undefined
+    this.#hold.back()
+    this.#traffic.begin(path, now)
   }
 
-  #begin (path: Path, fresh: boolean, now: number): void {
-    this.#setState('established')
-    this.#sendSize()
-    this.#ping(now)
+  #begin (now: number): void {
+    if (this.#ending.begun) {
+      this.#ending.repaired(now)
+    } else {
+      this.#setState('established')
+    }
 
-    this.#inbox.resumed()
-    this.#steerFlow()
-    this.#pump(now)
-    this.#setSilent(false)
-    this.#events.attached(path, fresh)
+    this.#screen.tell()
+    this.#traffic.greet(now)
   }
 
-  #receiveFrame (frame: Frame, now: number): void {
+  #receiveFrame (lane: Lane, frame: Frame, now: number): void {
     switch (frame.type) {
       case 'data':
-        this.#receiveData(frame, now)
-        break
       case 'ping':
-        this.#receivePing(frame.payload, now)
-        break
       case 'pong':
-        this.#receivePong(frame.payload, now)
-        break
       case 'flow-control':
-        this.#serverPaused = !frame.on
-        this.#pump(now)
-        break
-      case 'session-id':
-        this.#id ??= this.#agreement!.resume && frame.id.length > 0 ? frame.id.slice() : undefined
-        this.#resumeTimeoutMs = frame.timeout * 1000
-        break
-      case 'error':
-        // A CLOSE should follow.
-        this.#error ??= { code: frame.code, text: frame.text }
-        this.#closeDeadline ??= now + CLOSE_TIMEOUT_MS
+        this.#traffic.receive(lane, frame, now)
         break
       case 'close':
-        this.#receiveClose(frame, now)
+        this.#receiveClose(lane, frame, now)
         break
       case 'unknown':
-        this.#receiveUnknown()
+        this.#traffic.receiveUnknown()
+        break
+      case 'session-id':
+        if (this.#agreement!.resume) {
+          this.#hold.named(frame)
+        }
+
+        break
+      case 'error':
+        if (this.#repair != null && frame.code === ErrorCode.invalidState) {
+          this.#loseCurrent(now, 'the server takes a resume on a new connection only')
+        } else {
+          this.#ending.error(frame.code, frame.text, now)
+        }
+
+        break
+      case 'webrtc-answer':
+      case 'ice-candidate':
+      case 'webrtc-ready':
+        this.channel.receive(frame, now)
         break
       case 'handshake-response':
       case 'resume-response':
-        this.#fail(ErrorCode.invalidState, `the server sent a second "${frame.type}"`)
+        this.#receiveLateAnswer(frame, now)
         break
       default:
-        // What only a client sends, or belongs to extensions that were not agreed.
+        // What only a client sends.
         break
     }
   }
 
-  #receiveData ({ number, data }: Data, now: number): void {
-    const { resume, maxMessageSize } = this.#agreement!
-
-    if (data.length > maxMessageSize) {
-      this.#fail(ErrorCode.messageTooLarge, `the server sent ${data.length} bytes at once`)
-      return
-    }
-
-    const place = resume ? this.#inbox.place(number) : 'next'
-
-    if (place === 'gap') {
-      this.#receiveGap(now)
-    } else if (place === 'next') {
-      this.#show(data)
-    }
-  }
-
-  #show (data: Uint8Array): void {
-    if (data.length > 0) {
-      this.#inbox.shown(data.length)
-      this.#events.data(data)
-      this.#steerFlow()
-    }
-  }
-
-  /** Something is missing: the server still has it, so fetch it by a resume. */
-  #receiveGap (now: number): void {
-    if (this.#inbox.gaps >= MAX_GAPS) {
-      this.#fail(ErrorCode.sequenceMismatch, 'the server left out a part of the output')
+  /** An answer on the path in use. */
+  #receiveLateAnswer (frame: HandshakeResponse | ResumeResponse, now: number): void {
+    if (this.#repair != null && frame.type === 'resume-response') {
+      this.#resumeAnswered(this.path!, frame, now)
     } else {
+      this.#fail(ErrorCode.invalidState, `the server sent a second "${frame.type}"`)
+    }
+  }
+
+  /** A resume on the path in use, because something was lost: its answer says where both go on. */
+  #ask (now: number): void {
+    if (this.path == null || this.attaching || this.#ending.awaitsAnswer) {
+      return
+    }
+
+    if (this.#agreement?.resume === false) {
+      this.channel.lost(now)
+      this.#traffic.giveUpOrder()
+    } else if (this.#hold.id == null) {
       this.#loseCurrent(now, 'a part of the output is missing')
+    } else {
+      this.#repair = now + this.#timeoutMs
+      this.#requestResume(this.path)
     }
   }
 
-  /**
-   * An answer confirms all DATA that came by this path before it, also what a resume request under way on another path
-   * does not count: the server would forget what it is about to be asked for. So the answer waits.
-   */
-  #receivePing (payload: Uint8Array, now: number): void {
-    if (this.#attempt == null) {
-      this.#send(this.#path!, { type: 'pong', payload })
+  #requestResume (path: Path): void {
+    const elsewhere = path.kind !== this.openedOn
+    this.#send(path, resumeRequest(this.#options, this.#hold.id!, this.#traffic.inbox.last, elsewhere))
+  }
+
+  /** The channel is gone, with whatever was in it. */
+  #repairChannel (now: number): void {
+    if (this.#hold.id != null) {
+      this.#traffic.doubt()
+      this.#ask(now)
       return
     }
 
-    this.#keepalive!.withhold(payload)
+    // Nobody can tell what is missing. Behind CLOSE nothing is.
+    this.#traffic.repeat(this.#traffic.outbox.lastNumber)
 
-    // A sign of life in its place.
-    if (!this.#keepalive!.waits) {
-      this.#ping(now)
+    if (!this.#ending.awaitsAnswer) {
+      this.#screen.redraw(now)
+      this.#events.outputLost()
     }
+
+    this.#events.channel('repaired')
+    this.#traffic.pump(now)
   }
 
-  #receiveUnknown (): void {
-    if (++this.#unknownFrames >= MAX_UNKNOWN_FRAMES) {
-      this.#fail(ErrorCode.protocolError, 'the server sends many frames of unknown types')
-    }
-  }
+  #receiveClose (lane: Lane, frame: Extract<Frame, { type: 'close' }>, now: number): void {
+    const { main, channel } = this.#traffic
+    const replaced = frame.code === CloseCode.replaced && lane === main && !this.#ending.begun
 
-  #receivePong (payload: Uint8Array, now: number): void {
-    const answered = this.#keepalive?.pong(now, payload)
-
-    if (answered != null) {
-      this.#outbox.confirm(answered.upTo)
-      this.#events.rtt(answered.rtt)
-      this.#pump(now)
-    }
-  }
-
-  #receiveClose (frame: Extract<Frame, { type: 'close' }>, now: number): void {
-    const path = this.#path!
-
-    if (this.#state === 'closing') {
-      this.#finishClose()
-      return
-    }
-
-    if (frame.code === CloseCode.replaced && this.#tookItOurselves()) {
+    // By a request of ours: one under way, or one given up before.
+    if (replaced && (this.#attempt != null || this.#hold.explainsTakeOver())) {
       this.#loseCurrent(now, 'the session moved')
       return
     }
 
-    this.#send(path, { type: 'close', byClient: frame.byClient, code: frame.code, text: frame.text })
-    this.#end({ cause: 'closed', ...(this.#error ?? { code: frame.code, text: frame.text }) })
-  }
+    this.#ending.close(frame, lane === main ? (this.channel.carries ? channel : undefined) : main, now)
 
-  /** Whether a request of ours took the session from the current path: one under way, or one given up before. */
-  #tookItOurselves (): boolean {
-    if (this.#attempt != null) {
-      return true
+    if (this.#state === 'established') {
+      this.#setState('closing')
     }
-
-    const stray = this.#strays > 0
-    this.#strays -= stray ? 1 : 0
-    return stray
   }
 
   #refuse (path: Path, code: number, text: string, now: number): void {
-    const during = this.#id == null ? 'handshake' : 'resume'
+    const during = this.#hold.id == null ? 'handshake' : 'resume'
     this.#attempt = undefined
+
+    if (path === this.path) {
+      this.#leavePath(now)
+    }
+
     path.close()
+
+    if (this.#ending.lostEnd != null && this.path == null) {
+      this.#end(this.#ending.lostEnd)
+      return
+    }
+
     this.#stay(now)
     this.#events.refused(path, { during, code, text })
   }
 
   /** An attempt came to nothing: what was there before goes on. */
   #stay (now: number): void {
-    if (this.#path == null) {
-      this.#setState(this.#id == null ? 'new' : 'disconnected')
-    } else {
-      for (const payload of this.#keepalive!.release()) {
-        this.#send(this.#path, { type: 'pong', payload })
-      }
-
-      this.#pump(now)
+    if (this.path == null) {
+      this.#setState(this.#hold.id == null ? 'new' : 'disconnected')
+      return
     }
+
+    this.#traffic.release()
+
+    if (this.#traffic.outbox.inDoubt) {
+      this.#ask(now)
+    }
+
+    this.#traffic.pump(now)
   }
 
   #loseCurrent (now: number, reason: string): void {
-    const path = this.#path!
-    this.#path = undefined
-    this.#keepalive = undefined
-    this.#lostAt = now
-
-    if (this.#state === 'closing') {
-      this.#finishClose()
-    } else if (this.#error != null) {
-      this.#end({ cause: 'closed', ...this.#error })
-    } else if (this.#id == null) {
-      this.#end({ cause: 'lost', code: 0, text: reason })
-    } else {
-      this.#setState('disconnected')
-    }
-
+    const path = this.path!
+    this.#leavePath(now)
+    const end = this.#ending.lostEnd ?? (this.#hold.id == null ? { cause: 'lost', code: 0, text: reason } as const : undefined)
+    end == null ? this.#setState('disconnected') : this.#end(end)
     this.#detach(path, reason)
+  }
+
+  #leavePath (now: number): void {
+    this.#repair = undefined
+    this.#hold.lost(now)
+    this.channel.forget()
+    this.#traffic.leave()
   }
 
   #abandonAttempt (reason: string): void {
     if (this.#attempt != null) {
       const { path } = this.#attempt
       this.#attempt = undefined
-      this.#strays += this.#id == null ? 0 : 1
+      this.#hold.strayed()
       this.#detach(path, reason)
     }
   }
@@ -519,78 +564,31 @@ export class Session {
     }
   }
 
-  /** The server answered our CLOSE, or took too long. */
-  #finishClose (): void {
-    this.#end(this.#error == null
-      ? { cause: 'local', code: CloseCode.user, text: '' }
-      : { cause: 'closed', ...this.#error })
-  }
-
   #end (end: End): void {
     if (this.#state === 'ended') {
       return
     }
 
-    this.#closeDeadline = undefined
     const paths = this.#paths
-    this.#attempt = undefined
-    this.#path = undefined
+    this.#attempt = this.#repair = undefined
     this.#setState('ended')
+    this.channel.forget()
+    this.#traffic.leave()
 
     paths.forEach(path => path.close())
     this.#events.end(end)
-  }
-
-  /** Sends what may be sent now; nothing while the session is moving. */
-  #pump (now: number): void {
-    if (this.#state !== 'established' || this.#path == null || this.#attempt != null || this.#serverPaused) {
-      return
-    }
-
-    const numbered = this.#agreement?.resume === true
-
-    for (let data = this.#outbox.next(numbered); data != null; data = this.#outbox.next(numbered)) {
-      this.#send(this.#path, data)
-    }
-
-    const everyBit = this.#outbox.unconfirmed >= CONFIRM_EVERY
-    if (everyBit && this.#askedUpTo < this.#outbox.lastNumber) {
-      this.#ping(now)
-    }
-  }
-
-  #ping (now: number): void {
-    this.#askedUpTo = this.#outbox.lastNumber
-    this.#send(this.#path!, { type: 'ping', payload: this.#keepalive!.ping(now, this.#askedUpTo) })
-  }
-
-  #steerFlow (): void {
-    if (this.#path != null && this.#state === 'established') {
-      const on = this.#inbox.flow()
-
-      if (on != null) {
-        this.#send(this.#path, { type: 'flow-control', on })
-      }
-    }
-  }
-
-  #sendSize (): void {
-    if (this.#path != null && this.#state === 'established') {
-      this.#send(this.#path, { type: 'resize', ...this.#size })
-    }
-  }
-
-  #setSilent (silent: boolean): void {
-    if (silent !== this.#silent) {
-      this.#silent = silent
-      this.#events.silent(silent)
-    }
   }
 
   #setState (state: State): void {
     if (state !== this.#state) {
       this.#state = state
       this.#events.state(state)
+    }
+  }
+
+  #sendMain (frame: Frame): void {
+    if (this.path != null) {
+      this.#send(this.path, frame)
     }
   }
 

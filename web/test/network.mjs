@@ -1,4 +1,5 @@
 // What is between page and program: forwarders of TCP and UDP, and invitations that lead through them.
+import { Channels } from './channels.mjs'
 import { startTcpProxy, startUdpProxy } from './proxies.mjs'
 
 const PREFIX = 'socketpipe:1:'
@@ -14,6 +15,7 @@ export async function startNetwork ({ url, invitation }) {
   const direct = fields.a.find(address => address.includes('/webrtc-direct/certhash/'))
   const [, host, udpPort] = /^\/ip4\/([^/]+)\/udp\/(\d+)\//.exec(direct)
   const udp = await startUdpProxy(Number(udpPort), host)
+  const channels = new Channels()
   const forwarded = {
     webrtc: [direct.replace(`/udp/${udpPort}/`, `/udp/${udp.port}/`)],
     webSocket: `ws://127.0.0.1:${http.port}${new URL(fields.w).pathname}`
@@ -22,6 +24,8 @@ export async function startNetwork ({ url, invitation }) {
   return {
     http,
     udp,
+    /** Data channels, on pages that were told to use them. */
+    channels,
     url: `http://127.0.0.1:${http.port}/`,
     /** An invitation that names these paths only. */
     invite: (paths, changes = {}) => PREFIX + Buffer.from(JSON.stringify({
@@ -33,6 +37,7 @@ export async function startNetwork ({ url, invitation }) {
     stop: () => {
       http.stop()
       udp.stop()
+      channels.stop()
     }
   }
 }

@@ -1,5 +1,5 @@
-// Opens the page of `socketpipe serve` in Chromium and uses it as a person would, by the direct path and by WebSocket,
-// with connections that break. Screenshots go to target/web/.
+// Opens the page of `socketpipe serve` in Chromium and uses it as a person would, by the direct path, by WebSocket, and by
+// a data channel beside one, this also in Firefox, with connections that break. Screenshots go to target/web/.
 //
 //     node test/page.mjs [--program PATH] [--only TEXT]
 //
@@ -9,7 +9,7 @@ import { mkdirSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { findBrowser, isExecutable } from '../../interop/js/lib/tools.mjs'
-import { closeBrowser, openPage, startChromium } from './chromium.mjs'
+import { closeBrowser, openPage, startChromium, startFirefox } from './browsers.mjs'
 import { startNetwork } from './network.mjs'
 import { startProgram } from './program.mjs'
 import { SCENARIOS } from './scenarios.mjs'
@@ -24,10 +24,19 @@ const { values: options } = parseArgs({
 const pictures = folder('../../target/web')
 const SCENARIO_LIMIT_MS = 120_000
 
-const executable = findBrowser('chromium')
+/** Firefox for what depends on the browser's WebRTC alone; the direct path in each of Chromium's two ways. */
+const CELLS = [
+  { browser: 'chromium', ice: 'v1', start: startChromium, has: ({ ice }) => ice.includes('v1') },
+  { browser: 'chromium', ice: 'v2', start: startChromium, has: ({ ice }) => ice.includes('v2') },
+  { browser: 'firefox', start: startFirefox, has: ({ path }) => path === 'channel' }
+]
+const missing = [...new Set(CELLS.map(({ browser }) => browser))].filter(browser => findBrowser(browser) == null)
 
-if (executable == null) {
-  console.log('SKIPPED: Chromium is not installed; set CHROMIUM to its path')
+for (const browser of missing) {
+  console.log(`SKIPPED: ${browser} is not installed; set ${browser.toUpperCase()} to its path`)
+}
+
+if (missing.length > 0 && (process.env.CI === 'true' || missing.length === 2)) {
   process.exit(process.env.CI === 'true' ? 1 : 0)
 }
 
@@ -37,44 +46,59 @@ if (!isExecutable(options.program)) {
 }
 
 mkdirSync(pictures, { recursive: true })
-const program = await startProgram(options.program)
-const standing = program.invite('--uses', '0')
+// Data channels come up within moments: what is about WebSockets alone has a program without them.
+const programs = { plain: await serve({ webrtc: false }), upgrading: await serve({ webrtc: true }) }
 let failed = 0
 let passed = 0
 
-for (const ice of ['v1', 'v2']) {
+for (const { browser, ice, start, has } of CELLS.filter(({ browser }) => !missing.includes(browser))) {
+  const suffix = path => browser === 'firefox' ? 'firefox' : path === 'webrtc' ? ice : path
   const chosen = SCENARIOS
-    .filter(scenario => scenario.ice.includes(ice))
-    .map(scenario => ({ ...scenario, name: `${scenario.name} [${scenario.path === 'webrtc' ? ice : scenario.path}]` }))
+    .filter(has)
+    .map(scenario => ({ ...scenario, name: `${scenario.name} [${suffix(scenario.path)}]` }))
     .filter(({ name }) => name.includes(options.only))
-  const browser = chosen.length > 0 ? await startChromium({ executable, ice }) : undefined
+  const started = chosen.length > 0 ? await start({ executable: findBrowser(browser), ice }) : undefined
 
   for (const scenario of chosen) {
-    await run(scenario, browser)
+    await run(scenario, started)
   }
 
-  await closeBrowser(browser)
+  await closeBrowser(started)
 }
 
-const code = await program.stop()
+for (const { program } of Object.values(programs)) {
+  const code = await program.stop()
 
-if (code !== 0) {
-  failed++
-  console.log(`FAILED  the program ended with ${code}`)
+  if (code !== 0) {
+    failed++
+    console.log(`FAILED  the program ended with ${code}`)
+  }
 }
 
 console.log(`${passed} passed, ${failed} failed`)
 process.exitCode = failed > 0 || passed === 0 ? 1 : 0
 
+/** A program with an invitation that can be used again and again. */
+async function serve (webrtc) {
+  const program = await startProgram(options.program, webrtc)
+  return { program, standing: program.invite('--uses', '0') }
+}
+
 async function run ({ name, path, view, run }, browser) {
+  const { program, standing } = path === 'channel' ? programs.upgrading : programs.plain
   const network = await startNetwork(standing)
   const page = await openPage(browser, view)
+
+  if (path === 'channel') {
+    await network.channels.forward(page.tab)
+  }
+
   const screenshot = async file => await page.tab.screenshot({ path: `${pictures}/${file}.png` })
   const started = Date.now()
   let timer
 
   try {
-    await Promise.race([
+    const facts = await Promise.race([
       run({ page, network, path, program, screenshot }),
       new Promise((_, reject) => {
         timer = setTimeout(() => reject(new Error('time limit')), SCENARIO_LIMIT_MS)
@@ -83,7 +107,7 @@ async function run ({ name, path, view, run }, browser) {
     assert.deepEqual(page.violations, [], 'the Content-Security-Policy was violated')
     assert.deepEqual(page.errors, [], 'the page has errors')
     passed++
-    console.log(`ok      ${name} (${Date.now() - started} ms)`)
+    console.log(`ok      ${name} (${Date.now() - started} ms)${facts == null ? '' : ` ${JSON.stringify(facts)}`}`)
   } catch (err) {
     failed++
     const state = await page.state().catch(() => '?')

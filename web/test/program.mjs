@@ -36,8 +36,8 @@ colours() {
 }
 `
 
-/** Starts the program. */
-export async function startProgram (path) {
+/** Starts the program; without `webrtc` sessions stay on their WebSockets. */
+export async function startProgram (path, { webrtc }) {
   const folder = mkdtempSync(join(tmpdir(), 'socketpipe-page-'))
   const state = join(folder, 'state')
   const config = join(folder, 'socketpipe.toml')
@@ -47,7 +47,9 @@ export async function startProgram (path) {
     'name = "workshop"',
     '[terminal]',
     'program = "/bin/sh"',
-    `env = ["ENV=${functions}", "PS1=$ "]`
+    `env = ["ENV=${functions}", "PS1=$ "]`,
+    '[webrtc]',
+    `enabled = ${webrtc}`
   ].join('\n'))
 
   const child = spawn(path, ['serve', '--json', '--state', state, '--config', config], {

@@ -1,27 +1,20 @@
 // What is done with the page in Chromium. A scenario throws if something is not as it should be.
 import assert from 'node:assert/strict'
+import { CHANNEL_SCENARIOS } from './channel-scenarios.mjs'
 import { fieldsOf } from './network.mjs'
+import { assertComplete, breakPath, connected, nudge, prompted, sizeShown } from './steps.mjs'
 
 const BOTH = ['webrtc', 'websocket']
-const PATH_NAMES = { webrtc: 'direct', websocket: 'WebSocket' }
 const PHONE = { width: 390, height: 780, touch: true }
 
-/** By the direct path in each of the browser's two ways, and by WebSocket. */
-const everyWay = (name, run) => BOTH.map(path => ({ name, path, ice: path === 'webrtc' ? ['v1', 'v2'] : ['v1'], run }))
+/** By the direct path in each of the browser's two ways, by WebSocket, and by a data channel beside one. */
+const everyWay = (name, run) =>
+  [...BOTH, 'channel'].map(path => ({ name, path, ice: path === 'webrtc' ? ['v1', 'v2'] : ['v1'], run }))
 const each = (name, run) => BOTH.map(path => ({ name, path, ice: ['v1'], run }))
 
-async function connected ({ page, network, path }) {
-  await page.open(network.url, network.invite([path]))
-  await page.waitState('Connected')
-  await page.waitPath(PATH_NAMES[path])
-  await prompted(page)
-}
-
-async function prompted (page) {
-  await page.tab.waitForFunction('socketpipe.text().startsWith("$")')
-}
-
 export const SCENARIOS = [
+  ...CHANNEL_SCENARIOS,
+
   {
     name: 'opens the link that the program prints, once',
     path: 'webrtc',
@@ -400,14 +393,6 @@ export const SCENARIOS = [
   }))
 ]
 
-/** The n-th answer of `stty size`. */
-async function sizeShown (page, count) {
-  const shown = `[...socketpipe.text().matchAll(/^(\\d+) (\\d+)$/gm)]`
-  await page.tab.waitForFunction(`${shown}.length >= ${count}`)
-  const [rows, columns] = await page.tab.evaluate(`${shown}.at(-1).slice(1).map(Number)`)
-  return { rows, columns }
-}
-
 /** A token that is good for this peer only. */
 function tokenFor (peer, program) {
   return fieldsOf(program.invite('--peer', peer).invitation).t
@@ -415,23 +400,6 @@ function tokenFor (peer, program) {
 
 async function focused (page) {
   return await page.tab.evaluate('document.activeElement.id')
-}
-
-async function breakPath (network, path) {
-  path === 'webrtc' ? network.udp.cut() : network.http.swallow()
-}
-
-/** What a browser says when the network has changed. */
-async function nudge (page) {
-  await page.tab.evaluate(() => { window.dispatchEvent(new Event('online')) })
-}
-
-/** Every number once and in order; what was typed meanwhile may stand between them. */
-function assertComplete (text, count) {
-  const numbers = [...text.matchAll(/n(\d+)$/gm)].map(match => Number(match[1]))
-  const wrong = numbers.findIndex((number, index) => number !== index + 1)
-  assert.equal(wrong, -1, `${numbers[wrong]} follows ${numbers[wrong - 1]}`)
-  assert.equal(numbers.length, count)
 }
 
 async function selectWord (page, word) {

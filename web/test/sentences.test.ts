@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { sanitizePaste } from '../src/clipboard.ts'
 import { CloseCode, ErrorCode } from '../src/codes.ts'
-import { describeEnd, describeRefusal } from '../src/sentences.ts'
+import { describeEnd, describeRefusal, pathName } from '../src/sentences.ts'
 
 test('every code has a sentence of its own', () => {
   const ends = Object.values(CloseCode).map(code => describeEnd({ cause: 'closed', code, text: '' }).text)
@@ -27,4 +27,11 @@ test('shows what the server says without control and direction characters', () =
 
 test('takes escapes out of what is pasted and keeps lines and tabs', () => {
   assert.equal(sanitizePaste('a\tb\r\nc\x1b[201~d\x9be\x7f\x03é'), 'a\tb\r\nc[201~deé')
+})
+
+test('names what carries the session', () => {
+  const names = (['websocket', 'direct', 'relayed', 'restarting', 'falling-back'] as const).map(carrier => pathName('websocket', carrier).name)
+  assert.deepEqual(names, ['WebSocket', 'WebRTC direct', 'WebRTC relayed', 'WebRTC interrupted', 'falling back to WebSocket'])
+  assert.equal(pathName('websocket').name, 'WebSocket')
+  assert.equal(pathName('webrtc').name, 'direct (WebRTC)')
 })

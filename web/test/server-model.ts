@@ -1,8 +1,9 @@
-// A SocketPipe server reduced to what a client can notice: handshake, numbered DATA, ring, resume, newest wins.
-// For tests only. The caller carries the frames and provides the backend.
+// A SocketPipe server reduced to what a client can notice: handshake, numbered DATA, ring, resume, newest wins, and a data
+// channel beside the WebSocket. For tests only. The caller carries the frames and provides the backend.
 import {
-  Capability, CloseCode, DEFAULT_MESSAGE_SIZE, encode, ErrorCode, type Frame, type HandshakeRequest
+  Capability, CloseCode, DEFAULT_MESSAGE_SIZE, encode, ErrorCode, type Data, type Frame, type HandshakeRequest
 } from '../src/frame.ts'
+import { Ring, Sequence, Turns } from './server-order.ts'
 
 /** The server's end of one connection. */
 export interface Wire {
@@ -29,20 +30,39 @@ export interface ServerOptions {
   pingTimeout?: number
   maxMessageSize?: number
   resumeTimeout?: number
+  /** Takes data channels. */
+  webrtc?: boolean
+  /** What it does on READY and on the client's first frame by the channel: other servers may do otherwise. */
+  moves?: 'behind the client' | 'at once' | 'never'
+  /** What it does with a RESUME_REQUEST on a connection in use. */
+  asked?: 'answers' | 'refuses' | 'ignores'
+  /** Sends CLOSE without waiting for what is in the channel. */
+  hasty?: boolean
 }
+
+const REFUSED_LATE = { code: ErrorCode.invalidState, text: 'expected as first frame only' }
 
 export class ServerSession {
   readonly id: Uint8Array
   readonly env = new Map<string, string>()
+  /** What came by WebRTC frames. */
+  readonly signals: Frame[] = []
   readonly #options: ServerOptions
   #backend!: Backend
   #wire: Wire | undefined
-  #sent = 0n
-  #received = 0n
-  #ring: Array<{ number: bigint, data: Uint8Array }> = []
-  #ringBytes = 0
-  /** A PONG proves that what left before its PING has arrived. */
-  #marks: Array<{ payload: string, upTo: bigint }> = []
+  #channel: Wire | undefined
+  /** The client has used the channel. */
+  #used = false
+  #onChannel = false
+  /** DATA was lost with the channel: it waits until the client says what it has. */
+  #stalled = false
+  #numbered = false
+  readonly #ring: Ring
+  readonly #sequence = new Sequence()
+  readonly #turns = new Turns<Wire>()
+  /** Waits for the answer to a PING on the channel. */
+  #check: { payload: string, then: () => void } | undefined
+  #pings = 0
   #closed: { code: number, text: string } | undefined
   ended = false
   resumes = 0
@@ -50,25 +70,32 @@ export class ServerSession {
   constructor (options: ServerOptions, id: Uint8Array) {
     this.id = id
     this.#options = options
+    this.#ring = new Ring(options.ring ?? 1_048_576)
   }
 
   get wire (): Wire | undefined {
     return this.#wire
   }
 
+  get onChannel (): boolean {
+    return this.#onChannel
+  }
+
   /** Whether output can be taken without overflowing the ring. */
   get hasRoom (): boolean {
-    return this.#wire != null || this.#ringBytes < (this.#options.ring ?? 1_048_576) / 2
+    return (this.#wire != null && !this.#stalled) || this.#ring.bytes < (this.#options.ring ?? 1_048_576) / 2
   }
 
   start (wire: Wire, request: HandshakeRequest): void {
     const resume = this.#options.resume !== false && (request.capabilities & Capability.resume) !== 0
+    const webrtc = this.#options.webrtc === true && (request.capabilities & Capability.webrtc) !== 0
     this.#wire = wire
+    this.#numbered = resume
     this.#backend = this.#options.backend(this, request)
     this.#send({
       type: 'handshake-response',
       ok: true,
-      capabilities: resume ? Capability.resume : 0,
+      capabilities: (resume ? Capability.resume : 0) | (webrtc ? Capability.webrtc : 0),
       major: 1,
       minor: 0,
       pingInterval: this.#options.pingInterval ?? 30,
@@ -87,31 +114,32 @@ export class ServerSession {
   }
 
   resume (wire: Wire, last: bigint): { code: number, text: string } | undefined {
-    const oldest = this.#ring[0]?.number ?? this.#sent + 1n
+    const refusal = this.#ring.refusal(last)
 
-    if (last > this.#sent) {
-      return { code: ErrorCode.sequenceMismatch, text: 'a number that was never sent' }
+    if (refusal != null) {
+      return refusal
     }
 
-    if (last + 1n < oldest) {
-      return { code: ErrorCode.bufferOverflow, text: 'the buffer overflowed' }
+    if (wire !== this.#wire) {
+      const old = this.#wire
+      this.#wire = undefined
+      old?.send(encode({ type: 'close', byClient: false, code: CloseCode.replaced, text: 'replaced' }))
+      old?.close()
     }
-
-    const old = this.#wire
-    this.#wire = undefined
-    old?.send(encode({ type: 'close', byClient: false, code: CloseCode.replaced, text: 'replaced' }))
-    old?.close()
 
     this.#wire = wire
-    this.#marks = []
+    this.#dropChannel()
+    this.#stalled = false
+    this.#check = undefined
+    this.#sequence.forgetAhead()
     this.resumes++
-    const replay = this.#ring.filter(({ number }) => number > last)
+    const replay = this.#ring.after(last)
     this.#send({
       type: 'resume-response',
       ok: true,
       start: last + 1n,
       count: replay.length,
-      ...(this.#options.repair === false ? {} : { lastFromClient: this.#received })
+      ...(this.#options.repair === false ? {} : { lastFromClient: this.#sequence.last })
     })
 
     for (const { number, data } of replay) {
@@ -125,50 +153,131 @@ export class ServerSession {
     return undefined
   }
 
-  /** Output of the backend. */
-  output (data: Uint8Array): void {
-    const number = ++this.#sent
-    const numbered = this.#options.resume !== false
-    this.#ring.push({ number, data })
-    this.#ringBytes += data.length
+  /** The data channel is open at this end. */
+  attachChannel (wire: Wire): void {
+    this.#channel = wire
+    this.#used = false
+    this.#send({ type: 'webrtc-ready' })
 
-    while (this.#ringBytes > (this.#options.ring ?? 1_048_576)) {
-      this.#ringBytes -= this.#ring.shift()!.data.length
+    if (this.#options.moves === 'at once') {
+      this.#move()
+    }
+  }
+
+  #move (): void {
+    this.ping(Uint8Array.of(255, ++this.#pings))
+    this.#onChannel = true
+  }
+
+  /** The channel broke. */
+  #channelLost (): void {
+    const used = this.#used
+    const moved = this.#onChannel
+    this.#dropChannel()
+    this.#stalled ||= (used || moved) && this.#numbered
+
+    if (this.#stalled) {
+      // What left may be lost, and a PONG on another path proves nothing about it.
+      this.#ring.forgetMarks()
     }
 
-    this.#send(numbered ? { type: 'data', number, data } : { type: 'data', data })
+    if (moved && !used) {
+      // The client may not know that there was a channel: a new connection makes it ask.
+      this.#wire?.close()
+    }
+
+    this.#check?.then()
   }
 
+  #dropChannel (): void {
+    const channel = this.#channel
+    this.#channel = undefined
+    this.#used = this.#onChannel = false
+    channel?.close()
+
+    if (channel != null) {
+      this.#turns.gone(channel).forEach(data => this.#backend.input(data))
+    }
+  }
+
+  /** Output of the backend. */
+  output (data: Uint8Array): void {
+    const number = this.#ring.push(data)
+    const frame: Data = this.#numbered ? { type: 'data', number, data } : { type: 'data', data }
+
+    if (!this.#stalled) {
+      this.#onChannel ? this.#sendOnChannel(frame) : this.#send(frame)
+    }
+  }
+
+  /** All output has left; CLOSE may not overtake what is in the channel. */
   close (code: number, text: string): void {
     this.#closed = { code, text }
-    this.#send({ type: 'close', byClient: false, code, text })
+
+    if (this.#onChannel && this.#options.hasty !== true) {
+      this.#afterChannel(() => this.#send({ type: 'close', byClient: false, code, text }))
+    } else {
+      this.#send({ type: 'close', byClient: false, code, text })
+    }
   }
 
+  /** Calls back when what was sent on the channel, either way, has arrived. */
+  #afterChannel (then: () => void): void {
+    const payload = Uint8Array.of(254, ++this.#pings)
+    this.#check = {
+      payload: payload.toString(),
+      then: () => {
+        this.#check = undefined
+
+        if (!this.#stalled) {
+          then()
+        }
+      }
+    }
+    this.#sendOnChannel({ type: 'ping', payload })
+  }
+
+  /** On the path of output: its answer confirms what left before. */
   ping (payload: Uint8Array): void {
-    this.#marks.push({ payload: payload.toString(), upTo: this.#sent })
-    this.#send({ type: 'ping', payload })
+    if (!this.#stalled) {
+      this.#ring.mark(this.#onChannel ? this.#channel! : this.#wire, payload)
+    }
+
+    const frame: Frame = { type: 'ping', payload }
+    this.#onChannel ? this.#sendOnChannel(frame) : this.#send(frame)
   }
 
   lost (wire: Wire): void {
-    if (wire === this.#wire) {
+    if (wire === this.#channel) {
+      this.#channelLost()
+    } else if (wire === this.#wire) {
       this.#wire = undefined
+      this.#dropChannel()
     }
   }
 
   receive (wire: Wire, frame: Frame): void {
-    if (wire !== this.#wire) {
+    if (wire === this.#channel) {
+      if (!this.#used) {
+        this.#used = true
+
+        if (this.#options.moves == null || this.#options.moves === 'behind the client') {
+          this.#move()
+        }
+      }
+    } else if (wire !== this.#wire) {
       return
     }
 
     switch (frame.type) {
       case 'data':
-        this.#receiveData(frame.number, frame.data)
+        this.#receiveData(wire, frame)
         break
       case 'ping':
-        this.#send({ type: 'pong', payload: frame.payload })
+        wire.send(encode({ type: 'pong', payload: frame.payload }))
         break
       case 'pong':
-        this.#forgetUpTo(this.#marks.find(({ payload }) => payload === frame.payload.toString())?.upTo ?? 0n)
+        this.#receivePong(wire, frame.payload.toString())
         break
       case 'resize':
         this.#backend.resize(frame.columns, frame.rows)
@@ -179,44 +288,95 @@ export class ServerSession {
       case 'env':
         this.env.set(frame.name, frame.value)
         break
+      case 'resume-request':
+        this.#asked(wire, frame.last)
+        break
+      case 'webrtc-offer':
+      case 'ice-candidate':
+        this.signals.push(frame)
+        break
       case 'close':
-        if (this.#closed == null) {
-          this.#send({ ...frame })
-        }
-
-        this.ended = true
-        this.#backend.end()
-        wire.close()
+        this.#receiveClose(wire, frame)
         break
       default:
         break
     }
   }
 
-  #forgetUpTo (number: bigint): void {
-    while (this.#ring.length > 0 && this.#ring[0]!.number <= number) {
-      this.#ringBytes -= this.#ring.shift()!.data.length
+  /** On a connection in use. */
+  #asked (wire: Wire, last: bigint): void {
+    if (this.#options.asked === 'refuses') {
+      this.#send({ type: 'error', ...REFUSED_LATE })
+    } else if (this.#options.asked !== 'ignores') {
+      const refusal = this.resume(wire, last)
+
+      if (refusal != null) {
+        this.#send({ type: 'resume-response', ok: false, ...refusal })
+      }
     }
   }
 
-  #receiveData (number: bigint | undefined, data: Uint8Array): void {
-    if (number != null) {
-      if (number <= this.#received) {
-        return
+  #receiveClose (wire: Wire, frame: Extract<Frame, { type: 'close' }>): void {
+    const finish = (): void => {
+      if (this.#closed == null) {
+        this.#send({ ...frame })
       }
 
-      if (this.#options.repair !== false && number !== this.#received + 1n) {
-        throw new Error(`DATA ${number} after ${this.#received}`)
-      }
-
-      this.#received = number
+      this.ended = true
+      this.#backend.end()
+      this.#channel?.close()
+      wire.close()
     }
 
-    this.#backend.input(data)
+    this.#closed == null && this.#used && this.#channel != null && wire !== this.#channel
+      ? this.#afterChannel(finish)
+      : finish()
+  }
+
+  #receivePong (wire: Wire, payload: string): void {
+    this.#ring.answered(wire, payload)
+    this.#turns.answered(payload).forEach(data => this.#backend.input(data))
+
+    if (wire === this.#channel && payload === this.#check?.payload) {
+      this.#check.then()
+    }
+  }
+
+  #receiveData (wire: Wire, { number, data }: Data): void {
+    if (number == null || !this.#numbered) {
+      this.#turns.take(wire, data, old => {
+        const payload = Uint8Array.of(253, ++this.#pings)
+        old.send(encode({ type: 'ping', payload }))
+        return payload.toString()
+      }).forEach(data => this.#backend.input(data))
+      return
+    }
+
+    const mayWait = this.#channel != null
+    const taken = this.#sequence.take(number, data)
+
+    if (this.#options.repair !== false && !mayWait && this.#sequence.waits && !this.#stalled) {
+      throw new Error(`DATA ${number} after ${this.#sequence.last}`)
+    }
+
+    if (this.#options.repair === false && this.#sequence.waits) {
+      this.#sequence.skip().forEach(data => this.#backend.input(data))
+    }
+
+    taken.forEach(data => this.#backend.input(data))
   }
 
   #send (frame: Frame): void {
     this.#wire?.send(encode(frame))
+  }
+
+  #sendOnChannel (frame: Frame): void {
+    this.#channel?.send(encode(frame))
+  }
+
+  /** Answers an offer. */
+  answer (sdp: string): void {
+    this.#send({ type: 'webrtc-answer', sdp })
   }
 }
 

@@ -1,7 +1,7 @@
-// A client session and a model server joined by paths with delays, driven by a virtual clock.
+// A client session and a model server joined by paths with delays, a data channel among them, driven by a virtual clock.
 import { decode, encode, type Frame } from '../src/frame.ts'
 import { Session } from '../src/session.ts'
-import type { End, Path, PathKind, Refusal, State } from '../src/session-types.ts'
+import type { ChannelNews, End, Path, PathKind, Refusal, Signal, State } from '../src/session-types.ts'
 import { ServerModel, type ServerOptions, type ServerSession, type Wire } from './server-model.ts'
 
 /** Numbers that look random and are the same for the same seed (mulberry32). */
@@ -26,13 +26,18 @@ export class Link implements Path, Wire {
   readonly kind: PathKind
   readonly toServer: Message[] = []
   readonly toClient: Message[] = []
+  /** What the client has sent by it. */
+  readonly sent: Frame[] = []
   session: ServerSession | undefined
   clientOpen = true
   serverOpen = true
+  /** What has arrived at the client waits until the client knows the link. */
+  known = true
   /** Nothing arrives any more, and nobody is told. */
   dead = false
   /** The same for what the client sends: a test speaks for the server. */
   unheard = false
+  congested = false
   #simulation: Simulation
 
   constructor (simulation: Simulation, kind: PathKind) {
@@ -81,12 +86,16 @@ export class Simulation {
   readonly rtts: number[] = []
   readonly sent: Frame[] = []
   silences: boolean[] = []
+  readonly signals: Signal[] = []
+  readonly news: ChannelNews[] = []
+  outputLost = 0
   end: End | undefined
   /** Bytes are rendered at once unless a test renders them itself. */
   renders = true
   delay: (link: Link) => number = () => 10
+  #actions: Array<{ at: number, action: () => void }> = []
 
-  constructor (server: Partial<ServerOptions> = {}, token = new Uint8Array([116])) {
+  constructor (server: Partial<ServerOptions> = {}, token = new Uint8Array([116]), webrtc = server.webrtc === true) {
     this.server = new ServerModel({
       accepts: () => undefined,
       backend: () => ({
@@ -97,7 +106,7 @@ export class Simulation {
       }),
       ...server
     })
-    this.session = new Session({ token, env: [['TERM', 'xterm-256color']] }, {
+    this.session = new Session({ token, webrtc, env: [['TERM', 'xterm-256color']] }, {
       data: bytes => {
         this.output.push(...bytes)
 
@@ -111,6 +120,9 @@ export class Simulation {
       detached: (_, reason) => this.detached.push(reason),
       rtt: milliseconds => this.rtts.push(milliseconds),
       silent: silent => this.silences.push(silent),
+      signal: signal => this.signals.push(signal),
+      channel: news => this.news.push(news),
+      outputLost: () => { this.outputLost++ },
       end: end => { this.end = end }
     })
   }
@@ -133,6 +145,42 @@ export class Simulation {
     return link
   }
 
+  /** Offers a data channel that opens, first at the server and then at the client, after these times. */
+  openChannel ({ atServer = 0, atClient = 0, maxMessage = 65_536 } = {}): Link {
+    const link = new Link(this, 'channel')
+    const { remote } = this
+    link.known = false
+    this.session.channel.offer('offer', this.now)
+    this.later(atServer, () => {
+      if (link.serverOpen && !link.dead) {
+        link.session = remote
+        remote.attachChannel(link.wire)
+      }
+    })
+    this.later(atServer + atClient, () => {
+      if (link.clientOpen && !link.dead) {
+        link.known = true
+        this.session.channel.attach(link, maxMessage, this.now)
+      }
+    })
+    this.links.push(link)
+    return link
+  }
+
+  /** A session whose DATA runs on a channel in both directions. */
+  upgraded (): { main: Link, channel: Link } {
+    const main = this.established('websocket')
+    const channel = this.openChannel()
+    this.run(100)
+    return { main, channel }
+  }
+
+  /** Calls back at a later time. */
+  later (milliseconds: number, action: () => void): void {
+    this.#actions.push({ at: this.now + milliseconds, action })
+    this.#actions.sort((one, other) => one.at - other.at)
+  }
+
   post (link: Link, queue: Message[], bytes: Uint8Array | 'end'): void {
     if (!link.dead) {
       const last = queue.at(-1)?.at ?? 0
@@ -143,6 +191,7 @@ export class Simulation {
 
       if (queue === link.toServer && bytes !== 'end') {
         this.sent.push(decode(bytes))
+        link.sent.push(decode(bytes))
       }
     }
   }
@@ -182,6 +231,11 @@ export class Simulation {
       }
 
       this.now = Math.max(this.now, next)
+
+      while (this.#actions.length > 0 && this.#actions[0]!.at <= this.now) {
+        this.#actions.shift()!.action()
+      }
+
       this.#deliver()
       const deadline = this.session.deadline()
 
@@ -192,8 +246,8 @@ export class Simulation {
   }
 
   #next (): number | undefined {
-    const times = this.links.flatMap(link => [link.toServer[0]?.at, link.toClient[0]?.at])
-    const known = [...times, this.session.deadline()].filter(time => time != null)
+    const times = this.links.flatMap(link => [link.toServer[0]?.at, link.known ? link.toClient[0]?.at : undefined])
+    const known = [...times, this.#actions[0]?.at, this.session.deadline()].filter(time => time != null)
     return known.length === 0 ? undefined : Math.min(...known)
   }
 
@@ -203,7 +257,7 @@ export class Simulation {
         this.#serve(link, link.toServer.shift()!.bytes)
       }
 
-      while (link.toClient.length > 0 && link.toClient[0]!.at <= this.now) {
+      while (link.known && link.toClient.length > 0 && link.toClient[0]!.at <= this.now) {
         const { bytes } = link.toClient.shift()!
 
         if (!link.clientOpen) {

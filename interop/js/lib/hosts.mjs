@@ -3,7 +3,7 @@
 // and `stop()`, and puppeteer's `browser` and `page`.
 import { execFileSync } from 'node:child_process'
 import puppeteer from 'puppeteer-core'
-import { CHROMIUM_FLAGS } from './chromium-flags.mjs'
+import { CHROMIUM_FLAGS, FIREFOX_PREFERENCES } from './browser-flags.mjs'
 import { Tail } from './tail.mjs'
 
 const LAUNCH_LIMIT_MS = 60_000
@@ -30,12 +30,7 @@ export async function startFirefox ({ executable, origin, ice, ready }) {
   return await startBrowser({
     browser: 'firefox',
     executablePath: executable,
-    extraPrefsFirefox: {
-      'media.peerconnection.ice.loopback': true,
-      'media.peerconnection.ice.obfuscate_host_addresses': false,
-      'dom.min_background_timeout_value': 4,
-      'dom.timeout.enable_budget_timer_throttling': false
-    }
+    extraPrefsFirefox: FIREFOX_PREFERENCES
   }, pageUrl(origin, ice), ready)
 }
 

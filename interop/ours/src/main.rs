@@ -1,10 +1,15 @@
-//! The interoperability peer made of this repository's transport: both handshakes, both directions.
+//! The interoperability peer made of this repository's transports: WebRTC Direct with both handshakes, and `/ws/webrtc`,
+//! both directions.
 
 use std::process::ExitCode;
 
 use interop_peer::{Failure, Ice, Implementation, Muxed, Settings};
-use libp2p::{Transport as _, core::muxing::StreamMuxerBox};
-use libp2p_rtc::{Config, DialMode, Limits, Transport};
+use libp2p::{
+    Transport as _,
+    core::{muxing::StreamMuxerBox, transport::OrTransport},
+    futures::future::Either,
+};
+use libp2p_rtc::{Config, DialMode, Limits, Transport, websocket};
 
 /// The manifest of the transport, for its version.
 const MANIFEST: &str = include_str!("../../../Cargo.toml");
@@ -22,7 +27,7 @@ async fn main() -> ExitCode {
     .await
 }
 
-/// Our transport; the certificate comes from the identity key.
+/// Our transports; the certificate of WebRTC Direct comes from the identity key.
 fn transport(settings: &Settings) -> Result<Muxed, Failure> {
     let mode = match settings.ice {
         Ice::Auto => DialMode::Auto,
@@ -36,8 +41,13 @@ fn transport(settings: &Settings) -> Result<Muxed, Failure> {
         limits.max_handshakes = 1;
         config = config.with_limits(limits);
     }
-    Ok(Transport::new(config)
-        .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)))
+    let signaled = websocket::Transport::new(websocket::Config::new(&settings.key));
+    let both = OrTransport::new(signaled, Transport::new(config));
+    Ok(both
+        .map(|either, _| match either {
+            Either::Left((peer, connection)) => (peer, StreamMuxerBox::new(connection)),
+            Either::Right((peer, connection)) => (peer, StreamMuxerBox::new(connection)),
+        })
         .boxed())
 }
 

@@ -62,6 +62,8 @@ pub(crate) struct Serve {
     /// Its private key in PEM.
     #[arg(long, value_name = "FILE", requires = "tls_certificate")]
     pub(crate) tls_key: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) webrtc: ServeWebRtc,
     /// Program of the terminal instead of your shell.
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) shell: Option<String>,
@@ -85,6 +87,21 @@ pub(crate) struct Serve {
     pub(crate) no_qr: bool,
 }
 
+/// How sessions of WebSockets move to WebRTC.
+#[derive(Parser)]
+pub(crate) struct ServeWebRtc {
+    /// Leave sessions on their WebSockets.
+    #[arg(long)]
+    pub(crate) no_webrtc: bool,
+    /// STUN or TURN server for clients behind NATs: stun:host:port, turn:host:port?transport=udp, turns:host:port; may be
+    /// repeated.
+    #[arg(long, value_name = "URL")]
+    pub(crate) ice_server: Vec<String>,
+    /// File with the secret that the TURN servers share with this one (coturn: static-auth-secret).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) turn_secret_file: Option<PathBuf>,
+}
+
 /// Where a client connects to.
 #[derive(Parser)]
 pub(crate) struct Target {
@@ -100,6 +117,9 @@ pub(crate) struct Target {
     /// Believe the certificates in this PEM file instead of the system's.
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
+    /// Stay on the WebSocket instead of moving to WebRTC where that works.
+    #[arg(long)]
+    pub(crate) no_webrtc: bool,
 }
 
 #[derive(Parser)]

@@ -113,6 +113,7 @@ fn line(record: &Record) -> Value {
         "end": rfc3339(record.ended),
         "sent": record.sent,
         "received": record.received,
+        "paths": record.carriers.iter().map(|carrier| carrier.name()).collect::<Vec<_>>(),
         "reason": reason(&record.outcome),
     })
 }

@@ -19,6 +19,10 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::{Failed, args::Serve, state::read_line, time::parse_duration};
 
+mod webrtc;
+
+use self::webrtc::WebRtcOptions;
+
 /// Everything that can be configured.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -26,6 +30,7 @@ pub(crate) struct Config {
     pub(crate) name: String,
     pub(crate) libp2p: Libp2p,
     pub(crate) websocket: WebSocket,
+    pub(crate) webrtc: WebRtcOptions,
     pub(crate) access: AccessOptions,
     pub(crate) terminal: Terminal,
     pub(crate) tunnel: Tunnel,
@@ -479,6 +484,8 @@ impl Config {
         config.ping_timeout = limits.ping_timeout;
         config.missed_pings = limits.missed_pings;
         config.half_close = self.tunnel.half_close;
+        config.webrtc_bit = self.webrtc.capability_bit;
+        config.webrtc_without_resume = self.webrtc.without_resume;
         config.resume = limits.resume.then_some(ResumeConfig {
             hold: limits.hold,
             retained: limits.retained,
@@ -524,6 +531,7 @@ pub(crate) fn load(options: &Serve) -> Result<Config, Failed> {
         config.websocket.tls_certificate = options.tls_certificate.clone();
         config.websocket.tls_key = options.tls_key.clone();
     }
+    options.webrtc.apply(&mut config.webrtc);
     if let Some(program) = &options.shell {
         config.terminal.default = TerminalKind::Shell;
         config.terminal.program = Some(program.clone());

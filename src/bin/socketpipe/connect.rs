@@ -6,9 +6,12 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use libp2p_rtc::socketpipe::{
-    Code, Exit, RemoteSession, SessionHandle, SessionOptions, SessionStatus, Signal, exit_of,
-    session::{End, EndReason, Mode},
+use libp2p_rtc::{
+    socketpipe::{
+        Code, Exit, RemoteSession, SessionHandle, SessionOptions, SessionStatus, Signal, exit_of,
+        session::{End, EndReason, Mode},
+    },
+    websocket::Paths,
 };
 use serde_json::json;
 use tokio::{
@@ -57,9 +60,14 @@ pub(crate) async fn run(state: State, options: Connect, output: &Output) -> Resu
     };
     let end = match destination.invitation.mode {
         Mode::Pty => {
-            Terminal::new(session, &options, output, destination.name())?
-                .run()
-                .await
+            Terminal::new(
+                session,
+                &options,
+                output,
+                (destination.name(), ways.paths.clone()),
+            )?
+            .run()
+            .await
         }
         Mode::Tunnel => pipe(session).await,
     };
@@ -217,7 +225,10 @@ struct Terminal<'a> {
     titles: bool,
     shown: bool,
     lost: Option<Instant>,
+    /// Breaks that were told of, see [`SessionHandle::losses`].
+    losses: u32,
     name: String,
+    paths: Paths,
     output: &'a Output,
 }
 
@@ -226,7 +237,7 @@ impl<'a> Terminal<'a> {
         session: RemoteSession,
         options: &Connect,
         output: &'a Output,
-        name: String,
+        (name, paths): (String, Paths),
     ) -> Result<Self, Failed> {
         let handle = session.handle();
         let status = handle.watch();
@@ -245,7 +256,9 @@ impl<'a> Terminal<'a> {
             titles: io::stdout().is_terminal() && !options.no_status && !output.is_json(),
             shown: false,
             lost: None,
+            losses: 0,
             name,
+            paths,
             output,
         })
     }
@@ -326,7 +339,15 @@ impl<'a> Terminal<'a> {
             format!(", {:.1} ms", rtt.as_secs_f64() * 1000.0)
         });
         match self.handle.status() {
-            SessionStatus::Connected { path } => format!("connected by {}{rtt}", harmless(&path)),
+            SessionStatus::Connected { path } => {
+                let all = self.paths.all();
+                let mut ours = all
+                    .iter()
+                    .filter(|known| path.contains(&known.address.to_string()));
+                let way = ours.next().map(|known| format!(" ({})", known.path));
+                let way = way.unwrap_or_default();
+                format!("connected by {}{way}{rtt}", harmless(&path))
+            }
             SessionStatus::Reconnecting {
                 attempt,
                 last_error,
@@ -370,6 +391,16 @@ impl<'a> Terminal<'a> {
         };
         if !lost && std::mem::take(&mut self.shown) {
             self.restore_title().await?;
+        }
+        if self.output.is_json()
+            && let SessionStatus::Connected { path } = self.handle.status()
+        {
+            self.output
+                .note("", || json!({ "event": "path", "path": harmless(&path) }));
+        }
+        let losses = self.handle.losses();
+        if std::mem::replace(&mut self.losses, losses) < losses {
+            self.say("the WebRTC connection broke: some of what was shown or typed may be missing");
         }
         Ok(())
     }

@@ -1,27 +1,37 @@
 //! Where a client connects to, and how a session there is opened.
 
-use std::io::{BufRead as _, Read as _};
+use std::{
+    io::{BufRead as _, Read as _},
+    time::Duration,
+};
 
 use libp2p::Multiaddr;
-use libp2p_rtc::socketpipe::{
-    Control, OpenError, RemoteSession, SessionOptions,
-    invitation::{Invitation, InvitationError, peer_of},
-    open,
-    session::Mode,
-    websocket::{TlsRoots, WebSocketConnector},
+use libp2p_rtc::{
+    CallConfig, Caller,
+    socketpipe::{
+        Control, OpenError, RemoteSession, SessionOptions, WebRtc,
+        invitation::{Invitation, InvitationError, peer_of},
+        open,
+        session::Mode,
+        websocket::{TlsRoots, WebSocketConnector},
+    },
+    websocket::Paths,
 };
 
 use crate::{
     Failed,
     args::Target,
-    node::{Node, NodeTask},
+    node::{Node, NodeOptions, NodeTask},
     output::{Output, harmless},
     state::{State, read_line},
+    transports::Transports,
     ways::{Both, Detour},
 };
 
 /// Where a token may be, so that it is in no list of processes.
 const TOKEN_VARIABLE: &str = "SOCKETPIPE_TOKEN";
+/// A tunnel moves to WebRTC after this time: most connections are over by then.
+const SETTLED: Duration = Duration::from_secs(1);
 /// Longest invitation with its link.
 const MAX_TARGET: u64 = 16 * 1024;
 
@@ -34,6 +44,8 @@ const NO_SERVER: &str = "this names no server: expected an invitation (socketpip
 pub(crate) struct Destination {
     pub(crate) invitation: Invitation,
     roots: TlsRoots,
+    /// Sessions may move to WebRTC.
+    webrtc: bool,
 }
 
 impl Destination {
@@ -52,7 +64,11 @@ impl Destination {
             .ca
             .clone()
             .map_or_else(TlsRoots::default, TlsRoots::File);
-        Ok(Self { invitation, roots })
+        Ok(Self {
+            invitation,
+            roots,
+            webrtc: !target.no_webrtc,
+        })
     }
 
     /// For people.
@@ -81,7 +97,9 @@ impl Destination {
         let (node, task) = match self.invitation.addresses.is_empty() {
             true => (None, None),
             false => {
-                let (node, task) = Node::start(state.keypair("client.key")?, &[]).await?;
+                let key = state.keypair("client.key")?;
+                let transports = Transports::new(&key, self.roots.clone(), CallConfig::default())?;
+                let (node, task) = Node::start(key, transports, NodeOptions::default()).await?;
                 (Some(node), Some(task))
             }
         };
@@ -93,13 +111,29 @@ impl Destination {
                 &self.roots,
             )?),
         };
+        let paths = node.as_ref().map(|node| node.paths.clone());
         Ok(Ways {
             addresses: self.invitation.addresses.clone(),
+            paths: paths.unwrap_or_default(),
             control: node.map(|node| node.control),
             task,
+            webrtc: (self.webrtc && websocket.is_some()).then(|| self.upgrade()),
             websocket,
             detour: Detour::default(),
         })
+    }
+
+    /// How its sessions move to WebRTC.
+    fn upgrade(&self) -> WebRtc {
+        let mut config = CallConfig::new();
+        if let TlsRoots::File(roots) = &self.roots {
+            config = config.with_tls_roots(roots);
+        }
+        let webrtc = WebRtc::new(Caller::new(config));
+        match self.invitation.mode {
+            Mode::Pty => webrtc,
+            Mode::Tunnel => webrtc.with_delay(SETTLED),
+        }
     }
 }
 
@@ -177,8 +211,11 @@ pub(crate) fn host_port(text: &str) -> Result<(String, u16), Failed> {
 pub(crate) struct Ways {
     addresses: Vec<Multiaddr>,
     control: Option<Control>,
+    /// How connections by `/ws/webrtc` go.
+    pub(crate) paths: Paths,
     task: Option<NodeTask>,
     websocket: Option<WebSocketConnector>,
+    webrtc: Option<WebRtc>,
     detour: Detour,
 }
 
@@ -188,8 +225,10 @@ impl Ways {
         Self {
             addresses: self.addresses.clone(),
             control: self.control.clone(),
+            paths: self.paths.clone(),
             task: None,
             websocket: self.websocket.clone(),
+            webrtc: self.webrtc.clone(),
             detour: self.detour.clone(),
         }
     }
@@ -197,9 +236,13 @@ impl Ways {
     /// Opens a session: over libp2p if that works, otherwise over the WebSocket. It may change from one to the other.
     pub(crate) async fn open(
         &self,
-        options: SessionOptions,
+        mut options: SessionOptions,
         output: &Output,
     ) -> Result<RemoteSession, OpenError> {
+        if let Some((webrtc, websocket)) = self.webrtc.clone().zip(self.websocket.as_ref()) {
+            let servers = websocket.ice_servers(options.config.token.clone());
+            options = options.webrtc(webrtc.with_servers(servers));
+        }
         let unreachable = || OpenError::Unreachable("there is no address".to_owned());
         let Some((control, peer)) = self
             .control
@@ -245,6 +288,25 @@ mod tests {
         assert_eq!(parse(&link, Mode::Tunnel).unwrap(), by_url);
         for wrong in ["/ip4/127.0.0.1/tcp/1", "/nonsense", "example.com", ""] {
             parse(wrong, Mode::Pty).unwrap_err();
+        }
+    }
+
+    #[tokio::test]
+    async fn sessions_move_to_webrtc_unless_told_not_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = crate::state::find(Some(folder.path().to_owned())).unwrap();
+        for no_webrtc in [false, true] {
+            let target = Target {
+                target: "ws://127.0.0.1:1/pty".to_owned(),
+                token: None,
+                token_file: None,
+                ca: None,
+                no_webrtc,
+            };
+            let destination = Destination::new(&target, None).unwrap();
+            let ways = destination.ways(&state).await.unwrap();
+            assert_eq!(ways.webrtc.is_none(), no_webrtc);
+            assert_eq!(ways.share().webrtc.is_none(), no_webrtc);
         }
     }
 

@@ -20,6 +20,7 @@ mod serve;
 mod state;
 mod terminal;
 mod time;
+mod transports;
 mod ways;
 
 use std::{error::Error, process::ExitCode};

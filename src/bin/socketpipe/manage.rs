@@ -106,6 +106,7 @@ pub(crate) async fn sessions(
                 "target",
                 "start",
                 "connected",
+                "path",
                 "sent",
                 "received",
                 "address",

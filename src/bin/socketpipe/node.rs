@@ -1,26 +1,27 @@
 //! The libp2p node: its swarm, its addresses, its end.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use futures::StreamExt as _;
 use libp2p::{
-    Multiaddr, PeerId, Swarm, SwarmBuilder, identify,
+    Multiaddr, PeerId, Swarm, SwarmBuilder,
+    core::{muxing::StreamMuxerBox, transport::Boxed},
+    identify,
     identity::Keypair,
     multiaddr::Protocol,
-    noise, ping,
+    ping,
     swarm::{NetworkBehaviour, SwarmEvent},
-    tcp, yamux,
 };
 use libp2p_rtc::{
-    Config, Transport,
     socketpipe::{Behaviour as SocketPipe, Control},
+    websocket::{Acceptor, Paths},
 };
 use tokio::{
     sync::{oneshot, watch},
     task::JoinHandle,
 };
 
-use crate::{Failed, output::chain};
+use crate::{Failed, output::chain, transports::Transports};
 
 /// How long a connection without sessions stays.
 const IDLE: Duration = Duration::from_secs(60);
@@ -38,10 +39,23 @@ struct Behaviour {
     socketpipe: SocketPipe,
 }
 
+/// Where a node listens.
+#[derive(Default)]
+pub(crate) struct NodeOptions {
+    /// Ports of its own. Without any, and without an HTTP server, it only dials.
+    pub(crate) listen: Vec<Multiaddr>,
+    /// The HTTP server whose port it shares, and whether that speaks TLS.
+    pub(crate) websocket: Option<(SocketAddr, bool)>,
+}
+
 /// A running node.
 pub(crate) struct Node {
     pub(crate) peer: PeerId,
     pub(crate) control: Control,
+    /// How its connections by WebSocket go.
+    pub(crate) paths: Paths,
+    /// For the HTTP server whose port it shares.
+    pub(crate) acceptor: Option<Acceptor>,
     addresses: watch::Receiver<Vec<Multiaddr>>,
 }
 
@@ -52,13 +66,21 @@ pub(crate) struct NodeTask {
 }
 
 impl Node {
-    /// A node that can be reached at these addresses, or, without any, one that only dials.
+    /// A node that can be reached as these options say.
     pub(crate) async fn start(
         keypair: Keypair,
-        listen: &[Multiaddr],
+        transports: Transports,
+        options: NodeOptions,
     ) -> Result<(Self, NodeTask), Failed> {
-        let mut swarm = swarm(keypair)?;
-        for address in listen {
+        let mut transports = transports;
+        let paths = transports.by_websocket.paths();
+        let acceptor = options
+            .websocket
+            .map(|(address, tls)| transports.by_websocket.acceptor(address, tls));
+        let mut swarm = swarm(keypair, transports.join())?;
+        let shared = options.websocket.map(shared_address);
+        let listen: Vec<_> = options.listen.into_iter().chain(shared).collect();
+        for address in &listen {
             swarm
                 .listen_on(address.clone())
                 .map_err(|error| format!("{address}: {}", chain(&error)))?;
@@ -71,6 +93,8 @@ impl Node {
         let mut node = Self {
             peer,
             control,
+            paths,
+            acceptor,
             addresses,
         };
         node.await_addresses(listen.len()).await?;
@@ -114,6 +138,13 @@ impl NodeTask {
     }
 }
 
+/// The multiaddr of an HTTP server's port.
+fn shared_address((address, tls): (SocketAddr, bool)) -> Multiaddr {
+    let base = Multiaddr::from(address.ip()).with(Protocol::Tcp(address.port()));
+    let base = if tls { base.with(Protocol::Tls) } else { base };
+    base.with(Protocol::Ws("/".into())).with(Protocol::WebRTC)
+}
+
 /// Public addresses first, then those of the local network, then loopback.
 fn reach(address: &Multiaddr) -> u8 {
     match address.iter().next() {
@@ -125,29 +156,27 @@ fn reach(address: &Multiaddr) -> u8 {
     }
 }
 
-/// Browsers can dial the first kind only.
+/// Browsers can dial the first two kinds only.
 fn transport(address: &Multiaddr) -> u8 {
-    if address.iter().any(|part| part == Protocol::WebRTCDirect) {
+    let has = |wanted: Protocol<'_>| address.iter().any(|part| part == wanted);
+    if has(Protocol::WebRTCDirect) {
         0
-    } else if address.iter().any(|part| part == Protocol::QuicV1) {
+    } else if has(Protocol::WebRTC) {
         1
-    } else {
+    } else if has(Protocol::QuicV1) {
         2
+    } else {
+        3
     }
 }
 
-fn swarm(keypair: Keypair) -> Result<Swarm<Behaviour>, Failed> {
+fn swarm(
+    keypair: Keypair,
+    transport: Boxed<(PeerId, StreamMuxerBox)>,
+) -> Result<Swarm<Behaviour>, Failed> {
     let swarm = SwarmBuilder::with_existing_identity(keypair)
         .with_tokio()
-        .with_tcp(
-            // A key press must not wait for the acknowledgement of the one before.
-            tcp::Config::default().nodelay(true),
-            noise::Config::new,
-            yamux::Config::default,
-        )?
-        .with_quic()
-        .with_other_transport(|key| Transport::new(Config::new(key)))?
-        .with_dns()?
+        .with_other_transport(|_| transport)?
         .with_behaviour(|key| Behaviour {
             ping: ping::Behaviour::default(),
             identify: identify::Behaviour::new(

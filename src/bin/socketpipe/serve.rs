@@ -7,13 +7,16 @@ use std::{
     time::Duration,
 };
 
-use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
-use libp2p_rtc::socketpipe::{
-    Code, Server,
-    invitation::Invitation,
-    session::Mode,
-    tokens::{JwtKey, TokenStore, TokenTerms},
-    websocket::{RateLimiter, WebSocketListener},
+use libp2p::{Multiaddr, PeerId, identity::Keypair, multiaddr::Protocol};
+use libp2p_rtc::{
+    Caller,
+    socketpipe::{
+        Carrier, Code, Server,
+        invitation::Invitation,
+        session::Mode,
+        tokens::{JwtKey, TokenStore, TokenTerms},
+        websocket::{RateLimiter, TlsRoots, TurnServers, WebSocketListener},
+    },
 };
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,10 +28,11 @@ use crate::{
     config::{self, Config, TerminalKind},
     control::{InviteRequest, Invited, Listener, Request},
     desk::{Desk, TOKENS},
-    node::{Node, NodeTask},
+    node::{Node, NodeOptions, NodeTask},
     output::Output,
     state::{Ports, State, port_of},
     time::{rfc3339, unix},
+    transports::Transports,
 };
 
 /// Peers added while servers ran, with their names.
@@ -64,20 +68,25 @@ pub(crate) async fn run(state: State, options: Serve, output: &Output) -> Result
     for peer in names.keys().filter_map(|peer| peer.parse().ok()) {
         desk.allow_peer(peer);
     }
-    let server = Server::with_max_sessions(config.server(), desk.clone(), config.sessions.max);
     let mut ports = Ports::load(&state);
-    let websocket = listen_websocket(&config, &server, limiter, &mut ports).await?;
-    let (node, task) = start_node(&config, &state, &server, &mut ports)
+    let transports = transports(&config, &state)?;
+    let caller = transports.as_ref().map(|(_, all)| all.caller.clone());
+    let servers = config.webrtc.servers()?;
+    let server = make_server(&config, &desk, caller, servers.as_ref());
+    let websocket = listen_websocket(&config, &server, (limiter, servers), &mut ports).await?;
+    let shared = websocket
+        .as_ref()
+        .map(|open| (open.local_addr(), open.is_tls()));
+    let (node, task) = start_node(&config, transports, &server, &mut ports, shared)
         .await?
         .unzip();
+    let websocket = websocket.map(|open| share_port(open, node.as_ref()));
     ports.save()?;
     if websocket.is_none() && node.is_none() {
         return Err("neither libp2p nor WebSocket is enabled".into());
     }
     let running = Arc::new(Running {
-        websocket: websocket
-            .as_ref()
-            .map(|open| (open.local_addr(), open.is_tls())),
+        websocket: shared,
         config,
         state,
         server,
@@ -104,6 +113,14 @@ pub(crate) async fn run(state: State, options: Serve, output: &Output) -> Result
     Ok(0)
 }
 
+/// The node gets the WebSockets that are for libp2p.
+fn share_port(listener: WebSocketListener, node: Option<&Node>) -> WebSocketListener {
+    match node.and_then(|node| node.acceptor.clone()) {
+        Some(acceptor) => listener.with_libp2p(acceptor),
+        None => listener,
+    }
+}
+
 /// SIGINT and SIGTERM.
 struct Stop {
     interrupt: tokio::signal::unix::Signal,
@@ -126,16 +143,48 @@ impl Stop {
     }
 }
 
+/// Whether sessions of WebSockets may move to WebRTC.
+fn upgrades(config: &Config) -> bool {
+    config.webrtc.enabled && config.websocket.enabled
+}
+
+/// The ways by which the node connects, and its key; `None` if there shall be none.
+fn transports(config: &Config, state: &State) -> Result<Option<(Keypair, Transports)>, Failed> {
+    if !config.libp2p.enabled {
+        return Ok(None);
+    }
+    let key = state.keypair("server.key")?;
+    let transports = Transports::new(&key, TlsRoots::default(), config.webrtc.calls())?;
+    Ok(Some((key, transports)))
+}
+
+/// The server of sessions. Their WebRTC shares the sockets of the node, if there is one.
+fn make_server(
+    config: &Config,
+    desk: &Desk,
+    caller: Option<Caller>,
+    servers: Option<&TurnServers>,
+) -> Server {
+    let (limits, most) = (config.server(), config.sessions.max);
+    if !upgrades(config) {
+        return Server::with_max_sessions(limits, desk.clone(), most);
+    }
+    let caller = caller.unwrap_or_else(|| Caller::new(config.webrtc.calls()));
+    let webrtc = config.webrtc.upgrade(caller, servers);
+    Server::with_webrtc(limits, desk.clone(), most, webrtc)
+}
+
 async fn listen_websocket(
     config: &Config,
     server: &Server,
-    limiter: RateLimiter,
+    (limiter, servers): (RateLimiter, Option<TurnServers>),
     ports: &mut Ports,
 ) -> Result<Option<WebSocketListener>, Failed> {
     if !config.websocket.enabled {
         return Ok(None);
     }
     let mut options = config.websocket.config(limiter)?;
+    options.ice = servers.filter(|_| upgrades(config));
     let wished = options.listen;
     options.listen = ports.socket(wished);
     let listener = WebSocketListener::bind(options, server.clone()).await?;
@@ -147,19 +196,25 @@ async fn listen_websocket(
 
 async fn start_node(
     config: &Config,
-    state: &State,
+    transports: Option<(Keypair, Transports)>,
     server: &Server,
     ports: &mut Ports,
+    websocket: Option<(SocketAddr, bool)>,
 ) -> Result<Option<(Node, NodeTask)>, Failed> {
-    if !config.libp2p.enabled {
+    let Some((key, transports)) = transports else {
         return Ok(None);
-    }
+    };
     let wished = &config.libp2p.listen;
-    let listen: Vec<_> = wished
-        .iter()
-        .map(|address| ports.multiaddr(address))
-        .collect();
-    let (node, task) = Node::start(state.keypair("server.key")?, &listen).await?;
+    let options = NodeOptions {
+        listen: wished
+            .iter()
+            .map(|address| ports.multiaddr(address))
+            .collect(),
+        websocket,
+    };
+    let (node, task) = Node::start(key, transports, options).await?;
+    let incoming = node.control.accept().ok_or("sessions are accepted twice")?;
+    tokio::spawn(incoming.serve(server.clone()));
     let found = node.addresses();
     for address in wished.iter().filter(|address| port_of(address) == Some(0)) {
         if let Some(port) = found
@@ -170,8 +225,6 @@ async fn start_node(
             ports.learn(&address.to_string(), port);
         }
     }
-    let incoming = node.control.accept().ok_or("sessions are accepted twice")?;
-    tokio::spawn(incoming.serve(server.clone()));
     Ok(Some((node, task)))
 }
 
@@ -274,7 +327,15 @@ impl Running {
                 .filter(|part| !matches!(part, Protocol::P2p(_)));
             bare.collect::<Multiaddr>().with(Protocol::P2p(node.peer))
         });
-        announced.chain(node.addresses()).collect()
+        let by_page = self.public_address(node.peer);
+        announced.chain(by_page).chain(node.addresses()).collect()
+    }
+
+    /// The libp2p address of the page as others reach it, if libp2p goes by the same port.
+    fn public_address(&self, peer: PeerId) -> Option<Multiaddr> {
+        self.websocket?;
+        let address = address_of(&self.config.websocket.public_url)?;
+        Some(address.with(Protocol::P2p(peer)))
     }
 
     fn websocket_urls(&self) -> impl Iterator<Item = String> {
@@ -434,6 +495,7 @@ impl Running {
                     "target": session.target,
                     "start": rfc3339(session.started),
                     "connected": session.connected,
+                    "path": session.carrier.map(Carrier::name),
                     "sent": session.sent,
                     "received": session.received,
                 })
@@ -485,6 +547,27 @@ fn websocket_of(page: &str) -> String {
     page.replacen("http", "ws", 1)
 }
 
+/// `https://host/` to `/dns/host/tcp/443/tls/ws/webrtc`. `None` for a page that is not at the root: there is no address
+/// for that.
+fn address_of(page: &str) -> Option<Multiaddr> {
+    let url: hyper::Uri = page.parse().ok()?;
+    let tls = match url.scheme_str()? {
+        "https" => true,
+        "http" => false,
+        _ => return None,
+    };
+    let host = url.host()?.trim_matches(['[', ']']);
+    let host = match host.parse::<IpAddr>() {
+        Ok(ip) => Multiaddr::from(ip),
+        Err(_) => Multiaddr::empty().with(Protocol::Dns(host.into())),
+    };
+    let port = url.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    let base = host.with(Protocol::Tcp(port));
+    let base = if tls { base.with(Protocol::Tls) } else { base };
+    let address = base.with(Protocol::Ws("/".into())).with(Protocol::WebRTC);
+    matches!(url.path(), "" | "/").then_some(address)
+}
+
 fn describe_token(terms: &TokenTerms) -> Value {
     json!({
         "label": terms.label,
@@ -495,4 +578,36 @@ fn describe_token(terms: &TokenTerms) -> Value {
         "expired": terms.expires.is_some_and(|expires| unix(expires) <= unix(crate::time::now())),
         "uses": terms.uses,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_has_an_address_for_libp2p() {
+        let of = |page| address_of(page).map(|address| address.to_string());
+        for (page, address) in [
+            (
+                "https://example.com",
+                "/dns/example.com/tcp/443/tls/ws/webrtc",
+            ),
+            (
+                "https://example.com:8443/",
+                "/dns/example.com/tcp/8443/tls/ws/webrtc",
+            ),
+            ("http://[2001:db8::1]/", "/ip6/2001:db8::1/tcp/80/ws/webrtc"),
+            ("http://192.0.2.1:8080", "/ip4/192.0.2.1/tcp/8080/ws/webrtc"),
+        ] {
+            assert_eq!(of(page).as_deref(), Some(address));
+        }
+        for page in [
+            "",
+            "example.com",
+            "https://example.com/terminal/",
+            "ftp://example.com",
+        ] {
+            assert_eq!(of(page), None, "{page}");
+        }
+    }
 }

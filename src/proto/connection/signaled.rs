@@ -22,7 +22,8 @@ use crate::proto::{
     event::{Event, Side},
     fingerprint::Fingerprint,
     ice::{
-        CandidateUse, FullAgent, IceConfig, IceEvent, RelayId, RelayTransmit, RouteChange, Selected,
+        CandidateUse, FullAgent, IceConfig, IceEvent, RelayId, RelayServer, RelayTransmit,
+        RouteChange, Selected,
     },
     outbox::Outbox,
     sdp::{self, Description},
@@ -44,6 +45,10 @@ pub(crate) enum Application {
     /// libp2p streams with their framing, after Noise on channel 0.
     Libp2p,
     /// Messages as they are, on one channel with this name; others are closed.
+    #[cfg_attr(
+        not(any(test, feature = "socketpipe", feature = "__fuzzing")),
+        expect(dead_code, reason = "SocketPipe has the only such application")
+    )]
     Messages {
         /// Its label.
         label: &'static str,
@@ -338,6 +343,25 @@ impl Connection {
         }
     }
 
+    /// One more STUN server. False: there are enough.
+    pub(crate) fn add_stun_server(&mut self, server: SocketAddr, cx: &mut Context<'_>) -> bool {
+        self.call_mut()
+            .is_some_and(|signaled| signaled.agent.add_stun_server(server, cx))
+    }
+
+    /// One more TURN server. False: there are enough.
+    pub(crate) fn add_relay(&mut self, relay: RelayId, server: &RelayServer, now: Instant) -> bool {
+        self.call_mut()
+            .is_some_and(|signaled| signaled.agent.add_relay(relay, server, now))
+    }
+
+    /// Whether more of them are to come.
+    pub(crate) fn set_more_to_come(&mut self, more: bool) {
+        if let Some(signaled) = self.call_mut() {
+            signaled.agent.set_more_to_come(more);
+        }
+    }
+
     /// The largest message that may be sent.
     pub(crate) fn max_message_size(&self) -> usize {
         self.call()
@@ -346,6 +370,7 @@ impl Connection {
     }
 
     /// The path, and whether nothing comes by it any more.
+    #[cfg(test)]
     pub(crate) fn selected_path(&self) -> Option<(Selected, bool)> {
         let agent = &self.call()?.agent;
         Some((agent.selected()?, agent.is_lost()))
@@ -489,6 +514,7 @@ impl Connection {
                 IceEvent::EndOfCandidates => self.push_event(Event::EndOfCandidates),
                 IceEvent::Selected(path) => self.on_path_selected(path, cx),
                 IceEvent::Lost => self.push_event(Event::PathLost),
+                IceEvent::RelayFailed(relay) => self.push_event(Event::RelayFailed(relay)),
             }
         }
     }

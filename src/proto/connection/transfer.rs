@@ -19,6 +19,9 @@ const QUANTUM: usize = 32 * 1024;
 /// frame whose length came before in a message of its own. That is how it writes itself, and how it is told apart: its
 /// first Noise message comes before anything large is sent.
 const PIECES_FRAME: usize = 4096;
+/// Bytes of messages that may wait to be sent even where the network takes fewer at once. More would wait for seconds on a
+/// slow path, and with them whoever waits for an answer to the last of them.
+const MESSAGES_AHEAD: usize = 48 * 1024;
 /// A window below this share of itself holds up all streams.
 const CLOSED_WINDOW_SHARE: u32 = 4;
 
@@ -142,7 +145,12 @@ impl Connection {
         } else {
             1
         };
-        (limits.max_send_buffer * factor).saturating_sub(sctp.buffered())
+        let most = limits.max_send_buffer * factor;
+        let most = match self.carries_messages() {
+            true => most.min(sctp.on_the_way() + sctp.congestion_window().max(MESSAGES_AHEAD)),
+            false => most,
+        };
+        most.saturating_sub(sctp.buffered())
     }
 
     /// Takes what fits of `data`.

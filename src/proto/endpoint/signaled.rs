@@ -17,7 +17,7 @@ use crate::proto::{
     connection::{Call, SignalError},
     error::DropReason,
     event::{ChannelId, ConnectionId, Write},
-    ice::{CandidateUse, MAX_SERVERS, RelayId, RelayTransmit, RouteChange, Selected},
+    ice::{CandidateUse, MAX_SERVERS, RelayId, RelayServer, RelayTransmit, RouteChange},
     sdp::Description,
     stun::{BindingRequest, BindingResponse},
 };
@@ -134,6 +134,42 @@ impl Endpoint {
         });
     }
 
+    /// One more STUN server of a connection. False: it has enough, or has ended.
+    pub(crate) fn add_stun_server(
+        &mut self,
+        now: Instant,
+        id: ConnectionId,
+        server: SocketAddr,
+    ) -> bool {
+        self.with(now, id, |connection, cx| {
+            connection.add_stun_server(server, cx)
+        }) == Some(true)
+    }
+
+    /// One more TURN server of a connection: the name of the flow that is to lead there. None: it has enough, or has
+    /// ended.
+    pub(crate) fn add_relay(
+        &mut self,
+        now: Instant,
+        id: ConnectionId,
+        server: &RelayServer,
+    ) -> Option<RelayId> {
+        let relay = self.new_relay();
+        let added = self.with(now, id, |connection, cx| {
+            connection.add_relay(relay, server, cx.now)
+        });
+        if added != Some(true) {
+            return None;
+        }
+        self.demux.insert_relay(relay, id);
+        Some(relay)
+    }
+
+    /// Whether more servers of a connection, or addresses of ours, are to come.
+    pub(crate) fn set_more_to_come(&mut self, now: Instant, id: ConnectionId, more: bool) {
+        self.with(now, id, |connection, _| connection.set_more_to_come(more));
+    }
+
     /// Bytes came from a TURN server: a datagram, or a piece of a stream.
     pub(crate) fn handle_relay(&mut self, now: Instant, relay: RelayId, bytes: &[u8]) {
         if let Some(id) = self.demux.by_relay(relay) {
@@ -180,7 +216,11 @@ impl Endpoint {
     }
 
     /// The path of a connection, and whether nothing comes by it any more.
-    pub(crate) fn selected_path(&self, connection: ConnectionId) -> Option<(Selected, bool)> {
+    #[cfg(test)]
+    pub(crate) fn selected_path(
+        &self,
+        connection: ConnectionId,
+    ) -> Option<(crate::proto::ice::Selected, bool)> {
         self.connections.get(&connection)?.selected_path()
     }
 
@@ -302,6 +342,7 @@ impl super::Demux {
             RouteChange::RemoveTransaction(transaction) => self.remove_transaction(transaction),
             RouteChange::AddUfrag(ufrag) => self.insert_ufrag(ufrag, id),
             RouteChange::RemoveUfrag(ufrag) => self.remove_ufrag(&ufrag),
+            RouteChange::RemoveRelay(relay) => self.remove_relay(relay),
         }
     }
 }

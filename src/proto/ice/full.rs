@@ -4,6 +4,7 @@
 //! answering checks until the new one has found a path.
 
 mod sending;
+mod servers;
 
 use std::{
     collections::VecDeque,
@@ -43,6 +44,8 @@ pub(crate) enum IceEvent {
     Selected(Selected),
     /// Nothing comes by the path any more.
     Lost,
+    /// A TURN server gives nothing, or its flow ended: it is not used any more.
+    RelayFailed(RelayId),
 }
 
 /// Whom an answer is for.
@@ -72,6 +75,8 @@ pub(crate) struct FullAgent {
     /// The one before, as long as it carries the data.
     previous: Option<Generation>,
     gatherer: Gatherer,
+    /// Servers and addresses of ours are still to come.
+    more_to_come: bool,
     relays: Vec<Relay>,
     /// The end of our candidates was told in this generation.
     told_end: bool,
@@ -101,6 +106,7 @@ impl FullAgent {
             current: Generation::new(0, credentials, controlling, tie_breaker, cx.now),
             previous: None,
             gatherer: Gatherer::default(),
+            more_to_come: config.more_to_come,
             relays: Vec::new(),
             told_end: false,
             told_us: 0,
@@ -112,8 +118,8 @@ impl FullAgent {
             routes,
         };
         this.stun_servers.truncate(MAX_SERVERS);
-        for (id, server) in config.relays.iter().take(MAX_SERVERS) {
-            this.relays.push(Relay::new(*id, server, cx.now));
+        for (id, server) in &config.relays {
+            this.add_relay(*id, server, cx.now);
         }
         for host in config.hosts {
             this.add_host(host, cx);
@@ -132,6 +138,7 @@ impl FullAgent {
     }
 
     /// The path, once there is one.
+    #[cfg(test)]
     pub(crate) fn selected(&self) -> Option<Selected> {
         self.selected.map(|path| self.told(path))
     }
@@ -151,6 +158,7 @@ impl FullAgent {
     }
 
     /// Whether nothing comes by it any more.
+    #[cfg(test)]
     pub(crate) fn is_lost(&self) -> bool {
         self.lost
     }
@@ -176,9 +184,8 @@ impl FullAgent {
 
     /// One more address of ours.
     pub(crate) fn add_host(&mut self, address: SocketAddr, cx: &mut Context<'_>) {
-        let hosts = |local: &&Local| local.kind == CandidateKind::Host;
         let known = self.locals.iter().any(|local| local.address == address);
-        if known || self.relay_only || self.locals.iter().filter(hosts).count() >= MAX_HOSTS {
+        if known || self.relay_only || self.hosts().count() >= MAX_HOSTS {
             return;
         }
         self.use_host(address, cx);
@@ -319,14 +326,16 @@ impl FullAgent {
 
     /// Our address that packets for `local_ip` are for.
     fn local_address(&self, local_ip: Option<IpAddr>, remote: SocketAddr) -> Option<SocketAddr> {
-        let hosts = || {
-            self.locals
-                .iter()
-                .filter(|local| local.kind == CandidateKind::Host)
-                .map(|local| local.address)
-        };
-        let exact = local_ip.and_then(|ip| hosts().find(|address| address.ip() == ip));
-        exact.or_else(|| hosts().find(|address| address.is_ipv4() == remote.is_ipv4()))
+        let exact = local_ip.and_then(|ip| self.hosts().find(|address| address.ip() == ip));
+        let same_family = |address: &SocketAddr| address.is_ipv4() == remote.is_ipv4();
+        exact.or_else(|| self.hosts().find(same_family))
+    }
+
+    fn hosts(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.locals
+            .iter()
+            .filter(|local| local.kind == CandidateKind::Host)
+            .map(|local| local.address)
     }
 
     fn relay_address(&self, relay: RelayId) -> Option<SocketAddr> {

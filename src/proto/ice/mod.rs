@@ -19,11 +19,9 @@ use rand::{Rng, RngExt as _, distr::Alphanumeric};
 
 #[cfg(test)]
 pub(crate) use self::relay::Cutter;
-#[cfg(any(test, feature = "__fuzzing"))]
-pub(crate) use self::relay::RelayTransport;
 pub(crate) use self::{
     full::{FullAgent, IceEvent},
-    relay::{RelayId, RelayServer, RelayTransmit},
+    relay::{RelayId, RelayServer, RelayTransmit, RelayTransport},
 };
 use super::stun::TransactionId;
 
@@ -115,6 +113,9 @@ pub(crate) struct IceConfig {
     pub(crate) filter: AddressFilter,
     /// Only relayed candidates are told and used: our addresses stay hidden.
     pub(crate) relay_only: bool,
+    /// Further servers and addresses will come: the end of our candidates waits for
+    /// [`FullAgent::set_more_to_come`].
+    pub(crate) more_to_come: bool,
 }
 
 /// A change to the routes of the endpoint.
@@ -128,6 +129,8 @@ pub(crate) enum RouteChange {
     AddUfrag(String),
     /// They are not any more.
     RemoveUfrag(String),
+    /// The flow to a TURN server is of no use any more.
+    RemoveRelay(RelayId),
 }
 
 /// What became of a candidate of the peer.

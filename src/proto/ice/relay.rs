@@ -362,6 +362,7 @@ impl Relay {
             let (time, client) = (self.time(now), &mut self.client);
             // Else it ends with its lifetime.
             let _asked = muted(|| client.delete(time).is_ok());
+            self.deadline = Some(now);
         }
     }
 

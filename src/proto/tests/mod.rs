@@ -38,6 +38,8 @@ use std::time::Duration;
 
 use p256::{SecretKey, pkcs8::EncodePrivateKey};
 
+#[cfg(feature = "socketpipe")]
+pub(crate) use self::signaled::Channel;
 pub(super) use self::sim::client_hello;
 use super::{Identity, fingerprint::Fingerprint};
 
@@ -86,7 +88,7 @@ const fn secs(secs: u64) -> Duration {
 
 /// How much of a long test to run: all of it in release builds or with `SIMULATION_FULL` set, else as much as is quick
 /// enough without optimisation. Says so.
-fn scaled(quick: usize, full: usize, what: &str) -> usize {
+pub(crate) fn scaled(quick: usize, full: usize, what: &str) -> usize {
     let all = !cfg!(debug_assertions) || std::env::var_os("SIMULATION_FULL").is_some();
     let count = if all { full } else { quick };
     eprintln!("{count} {what} ({full} in release builds or with SIMULATION_FULL=1)");

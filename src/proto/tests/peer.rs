@@ -366,6 +366,7 @@ impl Peer {
                 self.conn(id).paths.push((now, remote, relayed));
             }
             Event::PathLost => self.conn(id).lost.push(now),
+            Event::RelayFailed(_) => {}
             Event::Closed(reason) => self.conn(id).closed = Some((now, reason)),
         }
     }
@@ -487,7 +488,8 @@ impl Conn {
             | Event::Candidate(_)
             | Event::EndOfCandidates
             | Event::PathSelected { .. }
-            | Event::PathLost => {}
+            | Event::PathLost
+            | Event::RelayFailed(_) => {}
             other => assert!(self.ready.is_some(), "{other:?} before Ready"),
         }
         match event {

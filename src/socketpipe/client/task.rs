@@ -3,7 +3,7 @@
 use std::{
     future::{Future, poll_fn},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Duration,
 };
@@ -14,11 +14,11 @@ use tokio::{
     time::Sleep,
 };
 
-use super::{Command, ConnectError, Connector, OpenError, SessionStatus};
+use super::{Command, ConnectError, Connector, Figures, OpenError, SessionStatus};
 use crate::socketpipe::{
     code::Code,
     driver::{self, Driver},
-    session::{End, EndReason, Event, Instant, PathId, Stats, Status},
+    session::{End, EndReason, Event, Instant},
     wire::Wire,
 };
 
@@ -34,7 +34,7 @@ const OPEN_ATTEMPTS: u32 = 3;
 /// What the user sees.
 pub(super) struct Report {
     pub(super) status: watch::Sender<SessionStatus>,
-    pub(super) stats: Arc<Mutex<Stats>>,
+    pub(super) figures: Arc<Mutex<Figures>>,
     /// Waits for the handshake.
     pub(super) opened: Option<oneshot::Sender<Result<(), OpenError>>>,
 }
@@ -114,13 +114,9 @@ impl Task {
         loop {
             self.look(cx);
             let polled = self.driver.poll(cx);
-            let stats = self.driver.session().stats();
-            let mut shown = self
-                .report
-                .stats
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            *shown = stats;
+            let mut shown = Figures::lock(&self.report.figures);
+            shown.stats = self.driver.session().stats();
+            shown.carrier = self.driver.carrier();
             drop(shown);
             match polled {
                 Poll::Ready(Event::Closed(end)) => return Poll::Ready(end),
@@ -149,12 +145,12 @@ impl Task {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Established(_) => {
-                if let Status::Established { main, .. } = self.driver.session().status() {
-                    self.arrived(main);
-                }
+                self.arrived();
                 self.report.opened(Ok(()));
             }
-            Event::Resumed { path } => self.arrived(path),
+            Event::Resumed { .. } => self.arrived(),
+            Event::DataPath(_) => self.show_path(),
+            Event::DataLost => Figures::lock(&self.report.figures).losses += 1,
             Event::Disconnected => {
                 self.lost_since.get_or_insert_with(driver::now);
                 self.better = None;
@@ -168,17 +164,24 @@ impl Task {
         }
     }
 
-    /// The session lives on this wire.
-    fn arrived(&mut self, path: PathId) {
+    /// The session has a main wire.
+    fn arrived(&mut self) {
         self.attempt = 0;
         self.lost_since = None;
         self.last_error.clear();
-        let path = self.driver.label(path).to_owned();
-        self.show(SessionStatus::Connected { path });
+        self.show_path();
         let resumes = self.driver.session().parameters();
         self.better = resumes
             .is_some_and(|parameters| parameters.resume)
             .then(|| self.connector.better());
+    }
+
+    /// Its bytes go this way.
+    fn show_path(&self) {
+        if let Some(path) = self.driver.data_label() {
+            let path = path.to_owned();
+            self.show(SessionStatus::Connected { path });
+        }
     }
 
     fn show(&self, status: SessionStatus) {

@@ -11,14 +11,14 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::{
-    Command, Entry, Handover, Meter, Opened, Outcome, Record, SessionSummary, Shared, door::Door,
-    wall_clock,
+    Command, Entry, Handover, Meter, Opened, Outcome, Record, SessionSummary, Shared, Ticket,
+    door::Door, ticket_hash, wall_clock,
 };
 use crate::socketpipe::{
     code::Code,
     driver::{self, Driver},
     frame::{Failure, SessionId},
-    session::{Claimant, Event, Mode, Stats, Status, not_found},
+    session::{Claimant, Event, Mode, Status, not_found},
     wire::Wire,
 };
 
@@ -39,7 +39,7 @@ impl Place {
         shared: Arc<Shared>,
         summary: SessionSummary,
         id: Option<SessionId>,
-        token: &[u8],
+        (token, ticket): (&[u8], Option<Ticket>),
         commands: mpsc::Sender<Command>,
     ) -> Self {
         let meter = Arc::new(Meter::default());
@@ -57,6 +57,7 @@ impl Place {
             summary: summary.clone(),
             meter: meter.clone(),
             commands,
+            ticket,
         };
         table.running.insert(summary.number, entry);
         shared.count.send_replace(table.running.len());
@@ -70,8 +71,10 @@ impl Place {
         }
     }
 
-    fn note(&self, stats: &Stats, status: Status) {
-        let connected = matches!(status, Status::Established { .. });
+    fn note(&self, driver: &Driver) {
+        let stats = driver.session().stats();
+        let connected = matches!(driver.session().status(), Status::Established { .. });
+        self.meter.carried_by(driver.carrier());
         self.meter.connected.store(connected, Ordering::Relaxed);
         self.meter.sent.store(stats.sent, Ordering::Relaxed);
         self.meter.received.store(stats.received, Ordering::Relaxed);
@@ -85,6 +88,7 @@ impl Place {
             self.shared.table().by_id.remove(&id);
         }
         self.meter.connected.store(false, Ordering::Relaxed);
+        self.meter.carried_by(None);
         commands.close();
         while let Ok(command) = commands.try_recv() {
             if let Command::Resume(Handover { wire, reply, .. }) = command {
@@ -114,6 +118,7 @@ impl Drop for Place {
             ended: wall_clock(),
             sent: self.meter.sent.load(Ordering::Relaxed),
             received: self.meter.received.load(Ordering::Relaxed),
+            carriers: self.meter.carriers(),
             outcome: self.outcome.clone(),
         });
         self.shared.count.send_replace(left);
@@ -130,8 +135,9 @@ pub(super) async fn run(
 ) {
     let (mode, origin) = (door.mode, door.origin.clone());
     let acceptor = door.into_acceptor(&mut wire);
+    let webrtc = shared.webrtc().cloned();
     let brake = (mode == Mode::Pty).then(|| shared.brakes.brake());
-    let driver = Driver::server(wire, opened.backend, brake, |path| {
+    let driver = Driver::server(wire, opened.backend, (webrtc, brake), |path| {
         acceptor.accept(driver::now(), path, rand::random(), rand::random())
     });
     // Nothing is open any more if the client has closed meanwhile.
@@ -144,17 +150,27 @@ pub(super) async fn run(
         target: opened.target,
         started: wall_clock(),
         connected: true,
+        carrier: None,
         sent: 0,
         received: 0,
     };
     let id = driver.session().session_id().cloned();
     let (sender, mut commands) = mpsc::channel(MAX_COMMANDS);
+    let ticket = ticket(&driver, &token);
     let token = if opened.by_token { token } else { Bytes::new() };
-    let mut place = Place::take(shared, summary, id, &token, sender);
+    let mut place = Place::take(shared, summary, id, (&token, ticket), sender);
     drop(token);
     poll_fn(|cx| work(cx, &mut driver, &mut commands, &mut place, opened.expires)).await;
     place.leave(&mut commands);
     driver.finish(last_bytes(mode)).await;
+}
+
+/// Lets the client of a session that agreed to WebRTC ask for the servers for it, by the token it has shown.
+fn ticket(driver: &Driver, token: &[u8]) -> Option<Ticket> {
+    let parameters = driver.session().parameters()?;
+    let token = ticket_hash(token).filter(|_| parameters.webrtc)?;
+    let label = format!("{:016x}", rand::random::<u64>());
+    Some(Ticket { token, label })
 }
 
 /// How long the backend may take for the last bytes of a client that is gone. What a terminal has not read by then
@@ -179,8 +195,7 @@ fn work(
     }
     loop {
         let polled = driver.poll(cx);
-        let session = driver.session();
-        place.note(&session.stats(), session.status());
+        place.note(driver);
         match polled {
             Poll::Ready(Event::Closed(end)) => {
                 place.outcome = Outcome::Ended(end);

@@ -18,8 +18,12 @@ use crate::socketpipe::{
 
 /// Time from the offer to a usable channel, as the protocol has it.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Candidates of the peer in one session: each makes us send packets to an address it names.
+/// Candidates of the peer for one offer: each makes us send packets to an address it names.
 const MAX_CANDIDATES: u32 = 64;
+/// Offers that are taken at once, and the time that earns one more: each can cost a certificate and a connection. More
+/// than an honest client makes, whose path breaks again and again.
+const OFFER_BURST: u32 = 8;
+const TIME_PER_OFFER: Duration = Duration::from_secs(5);
 /// Largest frame we put on a channel: some stacks stop at 16 KiB. DATA never exceeds it.
 const CHANNEL_FRAME: usize = 16 * 1024;
 
@@ -39,6 +43,9 @@ pub(super) struct Upgrade {
     /// When the attempt in progress is given up.
     pub(super) deadline: Option<Instant>,
     candidates: u32,
+    /// Server: offers of the client that were taken lately, and since when they count.
+    offers: u32,
+    offers_since: Option<Instant>,
     channel: Option<Channel>,
     /// Client: WEBRTC_READY came.
     ready: bool,
@@ -67,11 +74,31 @@ impl Upgrade {
         self.on_channel
     }
 
-    /// All anew, as after a resume; gives the channel there was.
+    /// All anew, as after a resume, but for what is counted; gives the channel there was.
     pub(super) fn forget(&mut self) -> Option<PathId> {
         let channel = self.channel_path();
-        *self = Self::default();
+        *self = Self {
+            candidates: self.candidates,
+            offers: self.offers,
+            offers_since: self.offers_since,
+            ..Self::default()
+        };
         channel
+    }
+
+    /// Whether one more offer of the client is taken.
+    fn admits_offer(&mut self, now: Instant) -> bool {
+        let since = *self.offers_since.get_or_insert(now);
+        let passed = now.saturating_duration_since(since);
+        let earned = passed.as_secs() / TIME_PER_OFFER.as_secs();
+        if earned > 0 {
+            let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+            self.offers = self.offers.saturating_sub(earned);
+            self.offers_since = Some(now);
+        }
+        let admitted = self.offers < OFFER_BURST;
+        self.offers += u32::from(admitted);
+        admitted
     }
 }
 
@@ -181,22 +208,46 @@ impl Session {
     /// The channel is gone.
     pub(super) fn channel_lost(&mut self, now: Instant) {
         let used = self.upgrade.channel.as_ref();
-        let was_used = used.is_some_and(|channel| channel.used);
+        let was_used = used.is_some_and(|channel| channel.used || channel.carried);
         self.upgrade.forget();
         let Some(main) = self.link.main().filter(|_| was_used) else {
             return;
         };
+        if !self.is_numbered() && self.has_sent_close() {
+            // Nothing of ours is missing; the peer closes the channel before its answer is here.
+            return self.tell(Event::DataPath(main));
+        }
+        let loses = !self.is_numbered() && self.settings.mode == Mode::Pty && !self.settings.strict;
+        if loses {
+            self.tell(Event::DataLost);
+        }
         self.tell(Event::DataPath(main));
         if self.is_numbered() {
             self.outbound.doubt();
             match self.settings.role {
                 Role::Client => self.repair(now),
-                // Only the client can say what it has; it will ask.
-                Role::Server => self.link.stalled = Some(now + self.ping_timeout() * 3),
+                // Only the client can say what it has; it will ask when it has noticed, too.
+                Role::Server => self.link.stalled = Some(now + self.repair_timeout()),
             }
-        } else if self.settings.mode == Mode::Tunnel || self.settings.strict {
+        } else if !loses {
             let failure = Failure::new(Code::CONNECT_FAILED, "transport lost");
             self.end_with(failure, By::Local, EndReason::TransportLost);
+        } else {
+            // The program draws its screen again, so that what is missing does not stay missing.
+            self.terminal.draw_again();
+        }
+    }
+
+    /// Without numbers: the peer does not say that it has sent everything on the path it left, so nothing that came by
+    /// the other can be put behind it. The channel is given up; a terminal goes on with what there is.
+    pub(super) fn barrier_timed_out(&mut self, now: Instant) {
+        if let Some(channel) = self.upgrade.channel_path() {
+            self.lose(now, channel);
+        }
+        if !self.is_closed() {
+            let (was_readable, had_ended) = (self.inbound.is_readable(), self.inbound.ended);
+            self.inbound.give_up_barrier();
+            self.tell_reader(was_readable, had_ended);
         }
     }
 
@@ -226,11 +277,15 @@ impl Session {
                     self.upgrade.ready = false;
                     self.upgrade.deadline = Some(now + UPGRADE_TIMEOUT);
                 }
+                self.upgrade.candidates = 0;
                 Frame::WebRtcOffer(sdp)
             }
             Signaling::Answer(sdp) => {
                 if sdp.is_empty() {
                     self.upgrade.deadline = None;
+                } else if self.upgrade.channel.is_none() {
+                    // Also for an offer that replaces a connection whose channel was there when it came.
+                    self.upgrade.deadline.get_or_insert(now + UPGRADE_TIMEOUT);
                 }
                 Frame::WebRtcAnswer(sdp)
             }
@@ -241,16 +296,34 @@ impl Session {
         sent
     }
 
+    /// The attempt to get a channel came to nothing: nobody waits for it any more, and what the peer says of it does not
+    /// count. An attached channel is another matter.
+    pub fn upgrade_failed(&mut self) {
+        if self.upgrade.channel.is_none() {
+            self.upgrade.deadline = None;
+            self.upgrade.ready = false;
+        }
+    }
+
     /// A WebRTC message of the peer.
     pub(super) fn on_signaling(&mut self, now: Instant, message: Signaling) {
         if !self.parameters.is_some_and(|parameters| parameters.webrtc) {
             return self.unsupported();
         }
         match &message {
-            Signaling::Offer(_) if self.upgrade.channel.is_none() => {
-                self.upgrade.deadline = Some(now + UPGRADE_TIMEOUT);
+            Signaling::Offer(_) => {
+                if !self.upgrade.admits_offer(now) {
+                    self.send_main(Frame::WebRtcAnswer(String::new()));
+                    return;
+                }
+                self.upgrade.candidates = 0;
+                if self.upgrade.channel.is_none() {
+                    self.upgrade.deadline = Some(now + UPGRADE_TIMEOUT);
+                }
             }
             Signaling::Answer(sdp) if sdp.is_empty() => self.upgrade.deadline = None,
+            // A READY before the answer was for an offer that was given up.
+            Signaling::Answer(_) if self.upgrade.channel.is_none() => self.upgrade.ready = false,
             Signaling::Candidate(_) => {
                 self.upgrade.candidates += 1;
                 if self.upgrade.candidates > MAX_CANDIDATES {

@@ -34,6 +34,18 @@ pub(super) struct Closing {
     /// Ours, or the one to answer.
     pub(super) close: Close,
     pub(super) step: Step,
+    /// Ours, and nobody is to come back for what was not sent.
+    aborted: bool,
+}
+
+impl Closing {
+    fn new(close: Close, step: Step) -> Self {
+        Self {
+            close,
+            step,
+            aborted: false,
+        }
+    }
 }
 
 impl Session {
@@ -59,8 +71,7 @@ impl Session {
     }
 
     fn begin_close(&mut self, now: Instant, close: Close) {
-        let step = Step::Drain { since: now };
-        self.closing = Some(Closing { close, step });
+        self.closing = Some(Closing::new(close, Step::Drain { since: now }));
         self.advance_closing(now);
     }
 
@@ -89,8 +100,8 @@ impl Session {
         if self.link.main().is_some() {
             self.send_error(code, message);
             self.closing = Some(Closing {
-                close,
-                step: Step::Drain { since: now },
+                aborted: true,
+                ..Closing::new(close, Step::Drain { since: now })
             });
             self.send_close(now);
         } else {
@@ -156,6 +167,12 @@ impl Session {
         }
     }
 
+    /// CLOSE of ours was sent, behind all DATA.
+    pub(super) fn has_sent_close(&self) -> bool {
+        let step = self.closing.as_ref().map(|closing| closing.step);
+        matches!(step, Some(Step::Answer { .. }))
+    }
+
     /// DATA has left, or may leave again.
     pub(super) fn closing_progress(&mut self, now: Instant) {
         if let Some(Closing {
@@ -194,11 +211,9 @@ impl Session {
         if let Some(channel) = carrying.filter(|channel| *channel != path && step.is_none()) {
             let nonce = self.ping(now, channel);
             let until = now + self.ping_timeout();
-            let step = Step::Reply { nonce, until };
-            self.closing = Some(Closing { close, step });
+            self.closing = Some(Closing::new(close, Step::Reply { nonce, until }));
         } else {
-            let step = Step::Answer { until: now };
-            self.closing = Some(Closing { close, step });
+            self.closing = Some(Closing::new(close, Step::Answer { until: now }));
             self.reply();
         }
     }
@@ -254,14 +269,18 @@ impl Session {
         let error = self.error.as_ref().map(|(_, until)| *until);
         let step = self.closing.as_ref().map(|closing| closing.step);
         let step = match step {
+            // As long as DATA of the peer comes, its last piece is on its way.
+            Some(Step::Reply { until, .. }) => {
+                let heard = self.upgrade.channel_path().and_then(|id| self.path(id));
+                let heard = heard.map(|path| path.heard_at() + self.ping_timeout());
+                Some(until.max(heard.unwrap_or(until)))
+            }
             Some(Step::Drain { since }) => {
                 // A peer that asked us to wait is waited for; without a path the session's own time limit counts.
                 let runs = self.link.main().is_some() && !self.outbound.paused;
                 runs.then(|| since + DRAIN_TIMEOUT)
             }
-            Some(
-                Step::Check { until, .. } | Step::Answer { until } | Step::Reply { until, .. },
-            ) => Some(until),
+            Some(Step::Check { until, .. } | Step::Answer { until }) => Some(until),
             None => None,
         };
         error.into_iter().chain(step).min()
@@ -305,12 +324,14 @@ impl Session {
             }
             return;
         }
-        let keep = match closing.step {
-            Step::Drain { .. } | Step::Check { .. } => is_server,
-            // The tail may be lost with the path; a client that lacks it will come back for it.
-            Step::Answer { .. } => is_server && self.outbound.has_unconfirmed(),
-            Step::Reply { .. } => return self.end(By::Remote, EndReason::Close(close)),
-        };
+        let keep = !closing.aborted;
+        let keep = keep
+            && match closing.step {
+                Step::Drain { .. } | Step::Check { .. } => is_server,
+                // The tail may be lost with the path; a client that lacks it will come back for it.
+                Step::Answer { .. } => is_server && self.outbound.has_unconfirmed(),
+                Step::Reply { .. } => return self.end(By::Remote, EndReason::Close(close)),
+            };
         if keep {
             self.step(Step::Drain { since: now });
         } else {
@@ -350,10 +371,12 @@ impl Session {
             Some(Closing {
                 close,
                 step: Step::Answer { .. },
+                ..
             }) => self.end(By::Local, EndReason::Close(close)),
             Some(Closing {
                 close,
                 step: Step::Reply { .. },
+                ..
             }) => self.end(By::Remote, EndReason::Close(close)),
             _ => self.end(By::Remote, EndReason::TransportLost),
         }

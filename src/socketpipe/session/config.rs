@@ -24,6 +24,8 @@ const MIN_MAX_MESSAGE: u32 = 1024;
 const MIN_RETAINED: usize = 64 * 1024;
 /// A server waits at least this long for a lost client, as the protocol demands.
 const MIN_HOLD: Duration = Duration::from_secs(60);
+/// Number of the flag of the WebRTC upgrade, which the published text does not give.
+const WEBRTC_BIT: u8 = 6;
 /// Bytes nobody reads before the peer is asked to stop: xterm.js practice.
 const DEFAULT_PAUSE: usize = 512 * 1024;
 
@@ -43,6 +45,9 @@ pub struct ClientConfig {
     pub resume: bool,
     /// Ask for the WebRTC upgrade. Default false: only a driver that can do it may.
     pub webrtc: bool,
+    /// Number of the flag that stands for it, which the published text leaves open: 6 (default) or 7. With any other,
+    /// which are those of other extensions, the upgrade is neither asked for nor accepted.
+    pub webrtc_bit: u8,
     /// Time between PINGs; zero (default) leaves it to the server.
     pub ping_interval: Duration,
     /// Time to wait for a PONG; zero (default) leaves it to the server.
@@ -73,6 +78,7 @@ impl ClientConfig {
             token: Bytes::new(),
             resume: true,
             webrtc: false,
+            webrtc_bit: WEBRTC_BIT,
             ping_interval: Duration::ZERO,
             ping_timeout: Duration::ZERO,
             max_message: 0,
@@ -93,7 +99,7 @@ impl ClientConfig {
         let seconds = |time: Duration| u16::try_from(time.as_secs()).unwrap_or(u16::MAX);
         HandshakeRequest {
             capabilities: flag(self.resume, Capabilities::RESUME)
-                .with(flag(self.webrtc, Capabilities::WEBRTC)),
+                .with(flag(self.webrtc, webrtc_flag(self.webrtc_bit))),
             major: MAJOR,
             minor: MINOR,
             port: self.port,
@@ -136,6 +142,8 @@ pub struct ServerConfig {
     pub resume: Option<ResumeConfig>,
     /// Accept the WebRTC upgrade. Default false: only a driver that can do it may.
     pub webrtc: bool,
+    /// Number of the flag that stands for it, see [`ClientConfig::webrtc_bit`].
+    pub webrtc_bit: u8,
     /// Accept the upgrade without Session Resume, too, at the risk of lost bytes. Default false.
     pub webrtc_without_resume: bool,
     /// Bytes the backend does not take before the client is told to stop; it goes on below a quarter. Default 512 KiB.
@@ -188,6 +196,7 @@ impl Default for ServerConfig {
             ping_timeout: DEFAULT_PING_TIMEOUT,
             resume: Some(ResumeConfig::default()),
             webrtc: false,
+            webrtc_bit: WEBRTC_BIT,
             webrtc_without_resume: false,
             pause_reading: DEFAULT_PAUSE,
             missed_pings: 1,
@@ -207,7 +216,7 @@ impl ServerConfig {
             && (wished.contains(Capabilities::RESUME)
                 || wished.contains(Capabilities::PERSISTENCE));
         let webrtc = self.webrtc
-            && wished.contains(Capabilities::WEBRTC)
+            && has_webrtc(wished, self.webrtc_bit)
             && (resume || self.webrtc_without_resume);
         let interval = match request.ping_interval {
             0 => self.ping_interval,
@@ -229,6 +238,7 @@ impl ServerConfig {
             max_message: size.min(self.max_message).max(MIN_MAX_MESSAGE),
             resume,
             webrtc,
+            webrtc_bit: self.webrtc_bit,
         }
     }
 
@@ -280,6 +290,8 @@ pub struct Parameters {
     pub resume: bool,
     /// The WebRTC upgrade may be tried.
     pub webrtc: bool,
+    /// Number of the flag that says so.
+    pub webrtc_bit: u8,
 }
 
 impl Parameters {
@@ -298,7 +310,8 @@ impl Parameters {
                 size => size,
             },
             resume: config.resume && accepted.capabilities.contains(Capabilities::RESUME),
-            webrtc: config.webrtc && accepted.capabilities.contains(Capabilities::WEBRTC),
+            webrtc: config.webrtc && has_webrtc(accepted.capabilities, config.webrtc_bit),
+            webrtc_bit: config.webrtc_bit,
         }
     }
 
@@ -307,7 +320,7 @@ impl Parameters {
         let seconds = |time: Duration| u16::try_from(time.as_secs()).unwrap_or(u16::MAX);
         Accepted {
             capabilities: flag(self.resume, Capabilities::RESUME)
-                .with(flag(self.webrtc, Capabilities::WEBRTC)),
+                .with(flag(self.webrtc, webrtc_flag(self.webrtc_bit))),
             major: MAJOR,
             minor: self.minor,
             ping_interval: seconds(self.ping_interval),
@@ -320,6 +333,19 @@ impl Parameters {
 /// `capability` or none.
 fn flag(on: bool, capability: Capabilities) -> Capabilities {
     if on { capability } else { Capabilities::NONE }
+}
+
+/// The flag of the WebRTC upgrade; none for a number that is another extension's.
+fn webrtc_flag(bit: u8) -> Capabilities {
+    match bit {
+        6 | 7 => Capabilities::from_bits(1 << bit),
+        _ => Capabilities::NONE,
+    }
+}
+
+fn has_webrtc(capabilities: Capabilities, bit: u8) -> bool {
+    let flag = webrtc_flag(bit);
+    flag != Capabilities::NONE && capabilities.contains(flag)
 }
 
 /// The configuration of either side as the engine uses it.

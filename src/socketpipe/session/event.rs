@@ -80,6 +80,9 @@ pub enum Event {
     UpgradeFailed,
     /// Our DATA leaves by this path from now on.
     DataPath(PathId),
+    /// A data channel broke in a terminal without Session Resume: bytes on their way in either direction are gone, and
+    /// nobody knows how many. A client has the program draw its screen again.
+    DataLost,
     /// Send what `Session::poll_transmit` still gives for this path, then close the transport.
     ClosePath {
         /// The path.

@@ -55,6 +55,8 @@ pub(super) struct Inbound {
     just_resumed: bool,
     /// Path of the DATA that is delivered; without numbers only.
     current: Option<PathId>,
+    /// The main path, where DATA begins even if the first to come is on another one.
+    main: Option<PathId>,
     barrier: Option<Barrier>,
     unread: VecDeque<Bytes>,
     /// Cost of `unread`.
@@ -83,6 +85,7 @@ impl Inbound {
             gap_since: None,
             just_resumed: false,
             current: None,
+            main: None,
             barrier: None,
             unread: VecDeque::new(),
             unread_len: 0,
@@ -94,9 +97,10 @@ impl Inbound {
         }
     }
 
-    /// The handshake is done.
-    pub(super) fn agree(&mut self, numbered: bool) {
+    /// The handshake is done, on this path.
+    pub(super) fn agree(&mut self, numbered: bool, main: PathId) {
         self.numbered = numbered;
+        self.main = Some(main);
     }
 
     /// Number of the last piece received without a gap before it.
@@ -153,7 +157,8 @@ impl Inbound {
     }
 
     fn take_in_turn(&mut self, path: PathId, data: Data) -> Taken {
-        let current = *self.current.get_or_insert(path);
+        let first = self.main.unwrap_or(path);
+        let current = *self.current.get_or_insert(first);
         if let Some(barrier) = &mut self.barrier
             && barrier.new == path
         {
@@ -190,6 +195,16 @@ impl Inbound {
         {
             self.lift_barrier();
         }
+    }
+
+    /// Where the PING of the barrier was sent, if DATA waits for its answer.
+    pub(super) fn guarded(&self) -> Option<(PathId, Nonce)> {
+        self.current.zip(self.barrier.as_ref()?.nonce)
+    }
+
+    /// Its PING is not answered: what waited is taken as it is.
+    pub(super) fn give_up_barrier(&mut self) {
+        self.lift_barrier();
     }
 
     /// Nothing more comes by the old path.

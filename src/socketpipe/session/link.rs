@@ -76,7 +76,7 @@ impl Session {
         parameters: Parameters,
         info: Option<SessionInfo>,
     ) {
-        self.agree(parameters);
+        self.agree(parameters, path);
         let mut path = Path::new(now, path, kind);
         path.send(Frame::HandshakeResponse(HandshakeResponse::Accepted(
             parameters.to_response(),
@@ -92,11 +92,11 @@ impl Session {
         self.paths.push(path);
     }
 
-    fn agree(&mut self, parameters: Parameters) {
+    fn agree(&mut self, parameters: Parameters, main: PathId) {
         self.parameters = Some(parameters);
         self.outbound
             .agree(parameters.resume, parameters.max_message);
-        self.inbound.agree(parameters.resume);
+        self.inbound.agree(parameters.resume, main);
     }
 
     /// Client: a transport that may carry every frame is open. The first one opens the session. A later one, after a
@@ -142,7 +142,7 @@ impl Session {
             (HandshakeResponse::Accepted(accepted), Some(config)) => {
                 match parameters(&accepted, config) {
                     Ok(parameters) => {
-                        self.agree(parameters);
+                        self.agree(parameters, path);
                         self.link.opened_on = self.path(path).map(|path| path.kind);
                         self.link.phase = Phase::Open { main: path };
                         self.tell(Event::Established(parameters));
@@ -240,7 +240,9 @@ impl Session {
 
     /// Both: the session has this main path now and DATA goes back to what the peer lacks.
     fn go_on(&mut self, now: Instant, path: PathId) {
-        if let Some(channel) = self.upgrade.forget() {
+        // An attempt goes on where its signaling does; one on another path has to be made anew.
+        let is_trying = self.upgrade.channel_path().is_none() && self.link.main() == Some(path);
+        if !is_trying && let Some(channel) = self.upgrade.forget() {
             self.retire(channel, None);
         }
         self.link.phase = Phase::Open { main: path };
@@ -413,7 +415,10 @@ impl Session {
     /// Removes a path at once.
     pub(super) fn drop_path(&mut self, path: PathId, cause: PathCause) {
         self.paths.retain(|known| known.id != path);
-        self.inbound.path_gone(path);
+        // In a tunnel without numbers something may be missing now: the session ends, and what waits is not delivered.
+        if self.is_numbered() || self.settings.mode == Mode::Pty {
+            self.inbound.path_gone(path);
+        }
         self.tell(Event::ClosePath { path, cause });
     }
 

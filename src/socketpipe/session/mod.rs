@@ -229,6 +229,14 @@ impl Session {
         self.settings.half_close
     }
 
+    /// Client: whether the next handshake asks for the WebRTC upgrade: only on a path whose signaling nobody else can
+    /// read or change. To be called before [`Self::connect`]; what is agreed stays.
+    pub fn ask_for_webrtc(&mut self, ask: bool) {
+        if let Some(config) = &mut self.config {
+            config.webrtc = ask;
+        }
+    }
+
     /// Client: the terminal has this size. Only the last one counts; it is told again after every resume.
     pub fn resize(&mut self, size: Size) {
         self.terminal.set_size(size);
@@ -315,6 +323,12 @@ impl Session {
             .map_or(self.settings.handshake_timeout, |parameters| {
                 parameters.ping_timeout
             })
+    }
+
+    /// How long the client may take to ask from where to go on: it notices last when it has just heard a PONG.
+    fn repair_timeout(&self) -> Duration {
+        let interval = self.parameters.map(|parameters| parameters.ping_interval);
+        interval.unwrap_or_default() + self.ping_timeout() * 3
     }
 
     fn path(&self, id: PathId) -> Option<&Path> {

@@ -174,6 +174,11 @@ impl Path {
         self.missed = 0;
     }
 
+    /// When the last one came.
+    pub(super) fn heard_at(&self) -> Instant {
+        self.heard
+    }
+
     /// Notes whether the transport is read. Silence while it is not means nothing.
     pub(super) fn listen(&mut self, now: Instant, listening: bool) {
         if self.deaf && listening {
@@ -260,6 +265,12 @@ impl Path {
             .position(|ping| ping.nonce.as_slice() == payload)?;
         let ping = self.pings.remove(found)?;
         Some((ping.nonce, now.saturating_duration_since(ping.since)))
+    }
+
+    /// Since when this PING of ours has had time to be answered; none if it was, or if the path is not read.
+    pub(super) fn pinged(&self, nonce: Nonce) -> Option<Instant> {
+        let ping = self.pings.iter().find(|ping| ping.nonce == nonce)?;
+        (!self.deaf).then_some(ping.since)
     }
 
     /// Whether a PING of ours has no answer.

@@ -175,7 +175,7 @@ impl Session {
         }
     }
 
-    fn tell_reader(&mut self, was_readable: bool, had_ended: bool) {
+    pub(super) fn tell_reader(&mut self, was_readable: bool, had_ended: bool) {
         if !was_readable && self.inbound.is_readable() {
             self.tell(Event::Readable);
         }

@@ -19,6 +19,8 @@ pub(super) struct Terminal {
     /// Client: the size, and whether the server has to be told.
     size: Option<Size>,
     size_is_news: bool,
+    /// Client: another size is told first, so that the program sees a change and draws everything.
+    draw_again: bool,
     /// Client: variables not sent.
     env: VecDeque<Env>,
     /// Variables sent or received.
@@ -42,6 +44,11 @@ impl Terminal {
         self.size_is_news = self.size.is_some();
     }
 
+    /// Client: the program shall draw its screen again.
+    pub(super) fn draw_again(&mut self) {
+        self.draw_again = self.size.is_some();
+    }
+
     /// Client: a variable; `false` if it cannot be sent.
     pub(super) fn add_env(&mut self, env: Env) -> bool {
         // Within the cap of a control frame.
@@ -58,6 +65,15 @@ impl Terminal {
     pub(super) fn next_frame(&mut self) -> Option<Frame> {
         if let Some(env) = self.env.pop_front() {
             return Some(Frame::Env(env));
+        }
+        if let Some(size) = self.size.filter(|_| self.draw_again) {
+            self.draw_again = false;
+            self.size_is_news = true;
+            let rows = match size.rows {
+                0 | 1 => size.rows + 1,
+                rows => rows - 1,
+            };
+            return Some(Frame::Resize(Size { rows, ..size }));
         }
         let size = self.size.filter(|_| self.size_is_news)?;
         self.size_is_news = false;

@@ -25,6 +25,7 @@ impl Session {
             self.link.stalled,
             self.upgrade.deadline,
             self.gap_deadline(),
+            self.barrier_deadline(),
             self.closing_deadline(),
             size,
             self.keep_alive_deadline(),
@@ -84,6 +85,16 @@ impl Session {
         if self.upgrade.deadline.is_some_and(|until| now >= until) {
             self.upgrade_timed_out();
         }
+        if self.barrier_deadline().is_some_and(|until| now >= until) {
+            self.barrier_timed_out(now);
+        }
+    }
+
+    /// When DATA of a new path has waited long enough for the end of the old one.
+    fn barrier_deadline(&self) -> Option<Instant> {
+        let (old, nonce) = self.inbound.guarded()?;
+        let since = self.path(old)?.pinged(nonce)?;
+        Some(since + self.ping_timeout())
     }
 
     /// When a missing piece counts as lost.

@@ -9,38 +9,26 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
-use tokio_rustls::{
-    TlsConnector,
-    rustls::{ClientConfig, pki_types::ServerName},
-};
-use tokio_tungstenite::{
-    client_async_with_config,
-    tungstenite::{
-        Error,
-        client::IntoClientRequest as _,
-        error::{ProtocolError, SubProtocolError},
-        http::{HeaderValue, StatusCode, Uri, header},
+use tokio::net::TcpStream;
+use tokio_rustls::rustls::{ClientConfig, pki_types::ServerName};
+use tokio_tungstenite::tungstenite::http::{StatusCode, Uri};
+
+use super::{TlsError, TlsRoots, ice};
+use crate::{
+    IceServer,
+    socketpipe::{
+        client::{ConnectError, Connector},
+        session::{Mode, PathKind},
+        upgrade::IceServers,
+        wire::Wire,
+    },
+    websocket::http::{
+        client::{self, UpgradeError},
+        messages::Io,
     },
 };
-
-use super::{
-    SUBPROTOCOL,
-    messages::{self, Messages},
-    tls::{TlsError, TlsRoots},
-};
-use crate::socketpipe::{
-    client::{ConnectError, Connector},
-    session::{Mode, PathKind},
-    wire::Wire,
-};
-
-/// Characters of a server's own explanation that are shown.
-const MAX_EXPLANATION: usize = 200;
 
 /// A URL no session can be opened at.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +98,27 @@ impl WebSocketConnector {
     }
 }
 
+impl WebSocketConnector {
+    /// The STUN and TURN servers that this server names for the session that was opened with this token, asked for at
+    /// each call (`/ice` beside the WebSocket). None where nobody on the way could be kept from reading the token.
+    pub fn ice_servers(&self, token: Bytes) -> impl IceServers + use<> {
+        let target = self.target.clone();
+        AskedServers { target, token }
+    }
+}
+
+struct AskedServers {
+    target: Arc<Target>,
+    token: Bytes,
+}
+
+impl IceServers for AskedServers {
+    fn servers(&self) -> BoxFuture<'static, Result<Vec<IceServer>, String>> {
+        let (target, token) = (self.target.clone(), self.token.clone());
+        Box::pin(async move { target.ask_for_servers(&token).await })
+    }
+}
+
 /// `/pty` and `/tunnel` of one server differ in the last element only.
 fn fit(url: &str, mode: Mode) -> String {
     let (wished, other) = match mode {
@@ -133,88 +142,90 @@ impl Connector for WebSocketConnector {
     }
 }
 
+/// A connection to the server.
+enum Line {
+    /// To a process of this machine, if `local`.
+    Plain {
+        stream: TcpStream,
+        local: bool,
+    },
+    Tls(Io),
+}
+
 impl Target {
     async fn connect(self: Arc<Self>) -> Result<Wire, ConnectError> {
+        match self.dial().await? {
+            Line::Plain { stream, local } => {
+                let wire = self.upgrade(Box::new(stream)).await?;
+                Ok(if local { wire.private() } else { wire })
+            }
+            Line::Tls(stream) => Ok(self.upgrade(stream).await?.private()),
+        }
+    }
+
+    async fn dial(&self) -> Result<Line, ConnectError> {
         let failed = |error: &dyn std::fmt::Display| {
             ConnectError::new(format!("{}:{}: {error}", self.host, self.port))
         };
-        let stream = TcpStream::connect((self.host.as_str(), self.port))
+        let stream = client::connect((self.host.as_str(), self.port))
             .await
             .map_err(|error| failed(&error))?;
-        stream.set_nodelay(true).map_err(|error| failed(&error))?;
         let Some(tls) = &self.tls else {
-            return self.upgrade(stream).await;
+            let remote = stream.peer_addr().map_err(|error| failed(&error))?;
+            let local = remote.ip().to_canonical().is_loopback();
+            return Ok(Line::Plain { stream, local });
         };
         let name = ServerName::try_from(self.host.clone())
             .map_err(|error| ConnectError::fatal(error.to_string()))?;
-        let stream = TlsConnector::from(tls.clone())
-            .connect(name, stream)
+        let stream = client::secure(stream, tls.clone(), name)
             .await
             .map_err(|error| failed(&error))?;
-        self.upgrade(stream).await
+        Ok(Line::Tls(stream))
     }
 
-    async fn upgrade<S>(&self, stream: S) -> Result<Wire, ConnectError>
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let mut request = self
+    async fn ask_for_servers(&self, token: &[u8]) -> Result<Vec<IceServer>, String> {
+        let host = self
             .uri
-            .clone()
-            .into_client_request()
-            .map_err(|error| ConnectError::fatal(error.to_string()))?;
-        if self.offer.load(Ordering::Relaxed) {
-            request.headers_mut().insert(
-                header::SEC_WEBSOCKET_PROTOCOL,
-                HeaderValue::from_static(SUBPROTOCOL),
-            );
+            .authority()
+            .map_or("", |authority| authority.as_str());
+        // Beside `/pty` and `/tunnel`, wherever these are.
+        let (folder, _) = self.uri.path().rsplit_once('/').unwrap_or_default();
+        let path = format!("{folder}/ice");
+        match self.dial().await.map_err(|error| error.message)? {
+            Line::Plain { local: false, .. } => Err("the token is shown over TLS only".to_owned()),
+            Line::Plain { stream, .. } => ice::ask(stream, host, &path, token).await,
+            Line::Tls(stream) => ice::ask(stream, host, &path, token).await,
         }
-        match client_async_with_config(request, stream, Some(messages::config())).await {
-            Ok((socket, _)) => {
-                let wire = Wire::messages(PathKind::WebSocket, Messages::new(socket));
+    }
+
+    async fn upgrade(&self, io: Io) -> Result<Wire, ConnectError> {
+        let offer = self.offer.load(Ordering::Relaxed);
+        match client::upgrade(io, &self.uri, offer).await {
+            Ok(socket) => {
+                let wire = Wire::messages(PathKind::WebSocket, socket);
                 Ok(wire.with_label(format!("websocket {}:{}", self.host, self.port)))
             }
             Err(error) => Err(self.explain(error)),
         }
     }
 
-    fn explain(&self, error: Error) -> ConnectError {
-        let no_subprotocol = SubProtocolError::NoSubProtocol;
+    fn explain(&self, error: UpgradeError) -> ConnectError {
         match error {
-            Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(error))
-                if error == no_subprotocol =>
-            {
+            UpgradeError::NoSubprotocol => {
                 self.offer.store(false, Ordering::Relaxed);
-                ConnectError::new("the server does not know the subprotocol")
+                ConnectError::new(error.to_string())
             }
-            Error::Http(answer) => {
-                let status = answer.status();
-                let text = answer.body().as_deref().unwrap_or_default();
-                let text = explanation(text);
-                let message = match text.is_empty() {
-                    true => format!("the server answers {status}"),
-                    false => format!("the server answers {status}: {text}"),
-                };
+            UpgradeError::Status { status, .. } => {
                 // Busy or restarting servers and gateways say so with these.
                 let fatal = !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS;
-                ConnectError { message, fatal }
+                ConnectError {
+                    message: error.to_string(),
+                    fatal,
+                }
             }
-            other => ConnectError::new(format!("{}:{}: {other}", self.host, self.port)),
+            UpgradeError::WebSocket(other) => {
+                ConnectError::new(format!("{}:{}: {other}", self.host, self.port))
+            }
         }
-    }
-}
-
-/// The first line of what a server says, fit for a terminal.
-fn explanation(text: &[u8]) -> String {
-    let text = String::from_utf8_lossy(text);
-    let line = text.lines().next().unwrap_or_default();
-    // A page of some proxy explains nothing here.
-    match line.starts_with('<') {
-        true => String::new(),
-        false => line
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(MAX_EXPLANATION)
-            .collect(),
     }
 }

@@ -1,41 +1,35 @@
 //! Accepts connections and turns those that may into sessions.
 
 use std::{
-    convert::Infallible,
     fmt, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
-    time::Duration,
 };
 
-use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
-use tokio_rustls::TlsAcceptor;
-use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
+use hyper::{Request, body::Incoming};
+use tokio::net::TcpListener;
 
 use super::{
-    limit::{RateLimiter, Share, Shares},
-    messages::{self, Messages},
-    request::{Answer, Sender, Verdict, judge},
-    tls::ServerTls,
+    ice::TurnServers,
+    request::{Verdict, allow_origin, judge, no_session},
 };
-use crate::socketpipe::{
-    server::{Origin, Server},
-    session::{Mode, PathKind},
-    wire::Wire,
+use crate::{
+    socketpipe::{
+        server::{Origin, Server},
+        session::{Mode, PathKind},
+        wire::Wire,
+    },
+    websocket::{
+        Acceptor,
+        http::{
+            answer::{Answer, NOTHING_HERE, Sender},
+            limit::RateLimiter,
+            messages::Socket,
+            server::{self, Place, Room},
+            tls::ServerTls,
+        },
+    },
 };
-
-/// Time for the TLS handshake, and again for the head of a request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of the head of a request.
-const MAX_HEAD: usize = 16 * 1024;
-/// Pause after the system had no room for another connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How to listen.
 #[derive(Clone, Debug)]
@@ -56,10 +50,16 @@ pub struct WebSocketConfig {
     pub hosts: Vec<String>,
     /// Serve the page. Default true.
     pub page: bool,
-    /// How often one address may open a WebSocket.
+    /// STUN and TURN servers that the clients of sessions which may use WebRTC are told of (`POST /ice`, with the token of
+    /// the session). Default none.
+    pub ice: Option<TurnServers>,
+    /// How often one address may open a WebSocket, or ask for those servers.
     pub limiter: RateLimiter,
     /// Connections at once, of which one address (a proxy aside) has half at most. Default 2,048.
     pub max_connections: usize,
+    /// Who gets the WebSockets of the path `/webrtc`, on which libp2p nodes connect. Default nobody. See
+    /// [`WebSocketListener::with_libp2p`].
+    pub(super) libp2p: Option<Acceptor>,
 }
 
 impl Default for WebSocketConfig {
@@ -72,8 +72,10 @@ impl Default for WebSocketConfig {
             origins: Vec::new(),
             hosts: Vec::new(),
             page: true,
+            ice: None,
             limiter: RateLimiter::default(),
             max_connections: 2048,
+            libp2p: None,
         }
     }
 }
@@ -94,6 +96,7 @@ pub enum ListenError {
 pub struct WebSocketListener {
     listener: TcpListener,
     local: SocketAddr,
+    room: Room,
     shared: Arc<Shared>,
 }
 
@@ -108,29 +111,6 @@ impl fmt::Debug for WebSocketListener {
 struct Shared {
     config: WebSocketConfig,
     server: Server,
-    room: Arc<Semaphore>,
-    shares: Arc<Shares>,
-}
-
-/// The place of a connection among all, and among those of its address.
-struct Place {
-    _room: OwnedSemaphorePermit,
-    _share: Option<Share>,
-}
-
-impl Shared {
-    /// `None` if the address has its share already. All clients of a proxy come from its address.
-    fn place(&self, room: OwnedSemaphorePermit, from: IpAddr) -> Option<Place> {
-        let is_proxy = self.config.proxies.contains(&from.to_canonical());
-        let share = match is_proxy {
-            true => None,
-            false => Some(self.shares.take(from)?),
-        };
-        Some(Place {
-            _room: room,
-            _share: share,
-        })
-    }
 }
 
 impl WebSocketListener {
@@ -148,17 +128,11 @@ impl WebSocketListener {
         let failed = |error| ListenError::Io(address, error);
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?;
-        let room = Arc::new(Semaphore::new(config.max_connections));
-        let shares = Shares::new(config.max_connections.div_ceil(2));
         Ok(Self {
             listener,
             local,
-            shared: Arc::new(Shared {
-                config,
-                server,
-                room,
-                shares,
-            }),
+            room: Room::new(config.max_connections, &config.proxies),
+            shared: Arc::new(Shared { config, server }),
         })
     }
 
@@ -172,97 +146,72 @@ impl WebSocketListener {
         self.shared.config.tls.is_some()
     }
 
+    /// Gives the WebSockets of the path `/webrtc` to a libp2p transport: see
+    /// [`Transport::acceptor`](crate::websocket::Transport::acceptor). Pages of any origin may open them.
+    #[must_use]
+    pub fn with_libp2p(mut self, acceptor: Acceptor) -> Self {
+        let shared = Shared {
+            config: WebSocketConfig {
+                libp2p: Some(acceptor),
+                ..self.shared.config.clone()
+            },
+            server: self.shared.server.clone(),
+        };
+        self.shared = Arc::new(shared);
+        self
+    }
+
     /// Serves until it is dropped; sessions that run go on.
     pub async fn run(self) {
-        loop {
-            let Ok(permit) = self.shared.room.clone().acquire_owned().await else {
-                return;
-            };
-            match self.listener.accept().await {
-                Ok((stream, from)) => {
-                    let Some(place) = self.shared.place(permit, from.ip()) else {
-                        tracing::debug!(from = %from.ip(), "too many connections of one address");
-                        continue;
-                    };
-                    let sender = Sender {
-                        address: from.ip(),
-                        local: is_local(&stream, from),
-                        tls: self.is_tls(),
-                    };
-                    tokio::spawn(receive(self.shared.clone(), sender, stream, place));
+        let shared = self.shared;
+        let serve = move |stream, from: SocketAddr, place: Place| {
+            let (shared, place, port) = (shared.clone(), Arc::new(place), from.port());
+            server::serve(stream, from, shared.config.tls.clone(), move |sender| {
+                move |request| {
+                    let place = place.clone();
+                    answer(&shared, (sender, port), request, place)
                 }
-                Err(error) => {
-                    tracing::debug!(%error, "connection not accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-}
-
-fn is_local(stream: &TcpStream, from: SocketAddr) -> bool {
-    let to = stream.local_addr();
-    from.ip().to_canonical().is_loopback()
-        && to.is_ok_and(|to| to.ip().to_canonical().is_loopback())
-}
-
-/// One TCP connection.
-async fn receive(shared: Arc<Shared>, sender: Sender, stream: TcpStream, place: Place) {
-    // A key press must not wait for the acknowledgement of the one before.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY not set");
-    }
-    let Some(tls) = shared.config.tls.clone() else {
-        return converse(shared, sender, stream, place).await;
-    };
-    let handshake = TlsAcceptor::from(tls.config).accept(stream);
-    match tokio::time::timeout(HEAD_TIMEOUT, handshake).await {
-        Ok(Ok(stream)) => converse(shared, sender, stream, place).await,
-        Ok(Err(error)) => tracing::debug!(from = %sender.address, %error, "TLS handshake failed"),
-        Err(_) => tracing::debug!(from = %sender.address, "TLS handshake too slow"),
-    }
-}
-
-/// HTTP on it.
-async fn converse<S>(shared: Arc<Shared>, sender: Sender, stream: S, place: Place)
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let place = Arc::new(place);
-    let service = service_fn(move |request| {
-        let answer = answer(&shared, sender, request, place.clone());
-        std::future::ready(Ok::<_, Infallible>(answer))
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    if let Err(error) = connection.await {
-        tracing::debug!(from = %sender.address, %error, "connection ended");
+            })
+        };
+        self.room.accept(self.listener, serve).await;
     }
 }
 
 fn answer(
     shared: &Arc<Shared>,
-    sender: Sender,
+    (sender, port): (Sender, u16),
     mut request: Request<Incoming>,
     place: Arc<Place>,
 ) -> Answer {
     match judge(&shared.config, sender, &request) {
         Verdict::Answer(answer) => answer,
+        Verdict::Ice {
+            token,
+            client,
+            origin,
+        } => {
+            let mut answer = name_servers(shared, &token, client);
+            allow_origin(&mut answer, origin);
+            answer
+        }
+        Verdict::Libp2p { client } => {
+            let acceptor = shared.config.libp2p.as_ref();
+            let answer = acceptor
+                .ok_or(NOTHING_HERE)
+                .and_then(|acceptor| acceptor.answer(&mut request, client, port, place));
+            answer.unwrap_or_else(Answer::from)
+        }
         Verdict::Upgrade {
             answer,
             mode,
             client,
+            private,
         } => {
-            let upgraded = hyper::upgrade::on(&mut request);
+            let upgrade = hyper::upgrade::on(&mut request);
             let server = shared.server.clone();
             tokio::spawn(async move {
-                match upgraded.await {
-                    Ok(io) => serve(server, TokioIo::new(io), mode, client).await,
-                    Err(error) => tracing::debug!(%error, "upgrade failed"),
+                if let Some(socket) = server::upgraded(upgrade).await {
+                    serve(server, socket, mode, (client, private)).await;
                 }
                 drop(place);
             });
@@ -271,13 +220,21 @@ fn answer(
     }
 }
 
-async fn serve<S>(server: Server, io: S, mode: Mode, client: IpAddr)
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let config = Some(messages::config());
-    let socket = WebSocketStream::from_raw_socket(io, Role::Server, config).await;
-    let wire = Wire::messages(PathKind::WebSocket, Messages::new(socket));
+/// The servers for WebRTC, with credentials for the session of this token.
+fn name_servers(shared: &Shared, token: &[u8], client: IpAddr) -> Answer {
+    let label = shared.server.turn_label(token);
+    match (&shared.config.ice, label) {
+        (Some(ice), Some(label)) => ice.answer(&label),
+        _ => {
+            shared.config.limiter.failed(client);
+            no_session()
+        }
+    }
+}
+
+async fn serve(server: Server, socket: Socket, mode: Mode, (client, private): (IpAddr, bool)) {
+    let wire = Wire::messages(PathKind::WebSocket, socket);
     let wire = wire.with_label(format!("websocket {client}"));
+    let wire = if private { wire.private() } else { wire };
     server.serve(wire, mode, Origin::address(client)).await;
 }

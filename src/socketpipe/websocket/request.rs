@@ -6,24 +6,24 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
-    header::{self, AsHeaderName, HeaderValue},
+    header::{self, HeaderValue},
 };
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{SUBPROTOCOL, listener::WebSocketConfig, page};
-use crate::socketpipe::session::Mode;
+use super::{listener::WebSocketConfig, page};
+use crate::{
+    socketpipe::session::Mode,
+    websocket::{
+        PATH,
+        http::answer::{
+            Answer, NOTHING_HERE, Path, Refusal, Sender, TOO_OFTEN, only_get, text, upgrade,
+        },
+    },
+};
 
-/// What all answers are made of.
-pub(super) type Answer = Response<Full<Bytes>>;
-
-/// Where a TCP connection comes from.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Sender {
-    pub(super) address: IpAddr,
-    /// Both ends are on this machine.
-    pub(super) local: bool,
-    pub(super) tls: bool,
-}
+const NO_SESSION: Refusal = Refusal(
+    StatusCode::UNAUTHORIZED,
+    "this needs the token of a session that runs, as Authorization: Bearer",
+);
 
 /// What becomes of a request.
 pub(super) enum Verdict {
@@ -34,28 +34,27 @@ pub(super) enum Verdict {
         answer: Answer,
         mode: Mode,
         client: IpAddr,
+        /// Nobody between can read or change what it carries.
+        private: bool,
     },
-}
-
-/// Why not.
-struct Refusal(StatusCode, &'static str);
-
-/// How a request reached us, proxies considered.
-struct Path {
-    client: IpAddr,
-    /// Nobody between could read or change it.
-    private: bool,
-    /// It came by TLS, to us or to a proxy.
-    tls: bool,
+    /// The servers for WebRTC, if this is the token of a session.
+    Ice {
+        token: Bytes,
+        client: IpAddr,
+        /// The page of another origin that may read the answer.
+        origin: Option<HeaderValue>,
+    },
+    /// A WebSocket for libp2p, if it takes one.
+    Libp2p { client: IpAddr },
 }
 
 /// Looks at the head of a request.
 pub(super) fn judge<B>(config: &WebSocketConfig, sender: Sender, request: &Request<B>) -> Verdict {
     match decide(config, sender, request) {
         Ok(verdict) => verdict,
-        Err(Refusal(status, sentence)) => {
-            tracing::debug!(from = %sender.address, %status, sentence, "request refused");
-            Verdict::Answer(sentence_with(status, sentence))
+        Err(refusal) => {
+            tracing::debug!(from = %sender.address, ?refusal, "request refused");
+            Verdict::Answer(refusal.into())
         }
     }
 }
@@ -66,19 +65,24 @@ fn decide<B>(
     request: &Request<B>,
 ) -> Result<Verdict, Refusal> {
     let headers = request.headers();
-    let path = path(config, sender, headers)?;
+    let path = Path::of(&config.proxies, sender, headers)?;
     check_host(config, sender, headers)?;
     let mode = match request.uri().path() {
         "/pty" => Mode::Pty,
         "/tunnel" => Mode::Tunnel,
+        "/ice" => return ask_for_servers(config, &path, request),
+        PATH if config.libp2p.is_some() => {
+            // Whoever comes proves who it is and gets what any peer gets, so pages of all origins may.
+            return match config.limiter.admit(path.client) {
+                true => Ok(Verdict::Libp2p {
+                    client: path.client,
+                }),
+                false => Err(TOO_OFTEN),
+            };
+        }
         other => return find_page(config, &path, request.method(), other),
     };
-    if request.method() != Method::GET {
-        return Err(Refusal(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "only GET is understood here",
-        ));
-    }
+    only_get(request.method())?;
     if !path.private && mode == Mode::Pty {
         return Err(Refusal(
             StatusCode::FORBIDDEN,
@@ -87,50 +91,95 @@ fn decide<B>(
     }
     check_origin(config, path.tls, headers)?;
     if !config.limiter.admit(path.client) {
-        return Err(Refusal(
-            StatusCode::TOO_MANY_REQUESTS,
-            "too many attempts from your address; wait a little",
-        ));
+        return Err(TOO_OFTEN);
     }
     Ok(Verdict::Upgrade {
         answer: upgrade(headers)?,
         mode,
         client: path.client,
+        private: path.private,
     })
 }
 
-/// Believes forwarding headers of configured proxies only, and no request of a proxy nobody configured.
-fn path(config: &WebSocketConfig, sender: Sender, headers: &HeaderMap) -> Result<Path, Refusal> {
-    if config.proxies.contains(&sender.address.to_canonical()) {
-        // What clients send themselves comes before what the proxy adds.
-        let client =
-            last_of(headers, "x-forwarded-for").and_then(|text| IpAddr::from_str(text).ok());
-        let proto = last_of(headers, "x-forwarded-proto");
-        let https = proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
-        return Ok(Path {
-            client: client.unwrap_or(sender.address),
-            private: https,
-            tls: https || sender.tls,
-        });
-    }
-    let forwarded = ["forwarded", "x-forwarded-for", "x-forwarded-proto"];
-    if sender.local && !sender.tls && forwarded.iter().any(|name| headers.contains_key(*name)) {
+/// Credentials are for clients of sessions only, who prove it by their token, and for nobody on the way.
+fn ask_for_servers<B>(
+    config: &WebSocketConfig,
+    path: &Path,
+    request: &Request<B>,
+) -> Result<Verdict, Refusal> {
+    if config.ice.is_none() {
         return Err(Refusal(
-            StatusCode::FORBIDDEN,
-            "this request came through a proxy this server is not told to trust",
+            StatusCode::NOT_FOUND,
+            "this server names no STUN or TURN servers",
         ));
     }
-    Ok(Path {
-        client: sender.address,
-        private: sender.tls || sender.local,
-        tls: sender.tls,
+    if !path.private {
+        return Err(Refusal(
+            StatusCode::FORBIDDEN,
+            "credentials are given over TLS only: use https://",
+        ));
+    }
+    let headers = request.headers();
+    check_origin(config, path.tls, headers)?;
+    let origin = headers.get(header::ORIGIN).cloned();
+    if request.method() == Method::OPTIONS {
+        return Ok(Verdict::Answer(preflight(origin)));
+    }
+    if request.method() != Method::POST {
+        return Err(Refusal(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only POST is understood here",
+        ));
+    }
+    if !config.limiter.admit(path.client) {
+        return Err(TOO_OFTEN);
+    }
+    let token = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| bearer(value.as_bytes()))
+        .ok_or(NO_SESSION)?;
+    Ok(Verdict::Ice {
+        token: Bytes::copy_from_slice(token),
+        client: path.client,
+        origin,
     })
 }
 
-fn last_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let value = headers.get_all(name).iter().next_back()?;
-    let last = value.to_str().ok()?.rsplit(',').next()?;
-    Some(last.trim())
+/// The token of `Bearer <token>` (RFC 6750 section 2.1).
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked(b"Bearer ".len())?;
+    let token = token.trim_ascii();
+    (scheme.eq_ignore_ascii_case(b"Bearer ") && !token.is_empty()).then_some(token)
+}
+
+/// What browsers ask before a page of another origin may send a token.
+fn preflight(origin: Option<HeaderValue>) -> Answer {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    let fields = answer.headers_mut();
+    for (name, value) in [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "POST"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization"),
+        (header::ACCESS_CONTROL_MAX_AGE, "600"),
+    ] {
+        fields.insert(name, HeaderValue::from_static(value));
+    }
+    allow_origin(&mut answer, origin);
+    answer
+}
+
+/// Lets the page that asked, which was found to be one of ours, read the answer.
+pub(super) fn allow_origin(answer: &mut Answer, origin: Option<HeaderValue>) {
+    if let Some(origin) = origin {
+        let fields = answer.headers_mut();
+        fields.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        fields.insert(header::VARY, HeaderValue::from_static("origin"));
+    }
+}
+
+/// The answer to a token of no session.
+pub(super) fn no_session() -> Answer {
+    NO_SESSION.into()
 }
 
 /// On loopback the name must be one of this machine: otherwise a page of a name that was made to lead here (DNS
@@ -208,42 +257,14 @@ fn check_origin(config: &WebSocketConfig, tls: bool, headers: &HeaderMap) -> Res
     }
 }
 
-/// The answer that begins a WebSocket (RFC 6455 section 4.2). No extension is accepted, so nothing is compressed.
-fn upgrade(headers: &HeaderMap) -> Result<Answer, Refusal> {
-    let asked = has_word(headers, header::CONNECTION, "upgrade")
-        && has_word(headers, header::UPGRADE, "websocket");
-    let version = text(headers, header::SEC_WEBSOCKET_VERSION);
-    let key = headers.get(header::SEC_WEBSOCKET_KEY);
-    let (true, Some("13"), Some(key)) = (asked, version, key) else {
-        return Err(Refusal(
-            StatusCode::UPGRADE_REQUIRED,
-            "this is a WebSocket endpoint: open it with a SocketPipe client",
-        ));
-    };
-    let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
-        .map_err(|_| Refusal(StatusCode::BAD_REQUEST, "the key of the WebSocket is wrong"))?;
-    let mut answer = Response::new(Full::new(Bytes::new()));
-    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let fields = answer.headers_mut();
-    fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    fields.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    if has_word(headers, header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL) {
-        let selected = HeaderValue::from_static(SUBPROTOCOL);
-        fields.insert(header::SEC_WEBSOCKET_PROTOCOL, selected);
-    }
-    Ok(answer)
-}
-
 fn find_page(
     config: &WebSocketConfig,
     path: &Path,
     method: &Method,
     name: &str,
 ) -> Result<Verdict, Refusal> {
-    let missing = Refusal(StatusCode::NOT_FOUND, "there is nothing here");
     if !config.page {
-        return Err(missing);
+        return Err(NOTHING_HERE);
     }
     if !path.private {
         // Whoever can change the page on its way can read the invitation it opens.
@@ -252,52 +273,8 @@ fn find_page(
             "the page is offered over TLS only: use https://",
         ));
     }
-    if method != Method::GET && method != Method::HEAD {
-        return Err(Refusal(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "only GET is understood here",
-        ));
+    if method != Method::HEAD {
+        only_get(method)?;
     }
-    page::find(name).map(Verdict::Answer).ok_or(missing)
-}
-
-fn text<K: AsHeaderName>(headers: &HeaderMap, name: K) -> Option<&str> {
-    headers.get(name)?.to_str().ok()
-}
-
-/// Whether a list of words has this one.
-fn has_word<K: AsHeaderName>(headers: &HeaderMap, name: K, word: &str) -> bool {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|item| item.trim().eq_ignore_ascii_case(word))
-}
-
-/// An answer for people.
-fn sentence_with(status: StatusCode, sentence: &'static str) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from_static(sentence.as_bytes())));
-    *answer.status_mut() = status;
-    let fields = answer.headers_mut();
-    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-    fields.insert(header::CONTENT_TYPE, plain);
-    fields.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
-    match status {
-        StatusCode::TOO_MANY_REQUESTS => {
-            fields.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
-        }
-        StatusCode::UPGRADE_REQUIRED => {
-            fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-            fields.insert(
-                header::SEC_WEBSOCKET_VERSION,
-                HeaderValue::from_static("13"),
-            );
-        }
-        _ => {}
-    }
-    answer
+    page::find(name).map(Verdict::Answer).ok_or(NOTHING_HERE)
 }

@@ -4,13 +4,16 @@ use http_body_util::BodyExt as _;
 use hyper::{Request, StatusCode, header};
 
 use super::{
+    RateLimiter, TlsRoots,
     client::WebSocketConnector,
-    limit::RateLimiter,
+    ice::TurnServers,
     listener::WebSocketConfig,
-    request::{Answer, Sender, Verdict, judge},
-    tls::TlsRoots,
+    request::{Verdict, judge},
 };
-use crate::socketpipe::session::Mode;
+use crate::{
+    socketpipe::session::Mode,
+    websocket::http::answer::{Answer, Sender},
+};
 
 const LOCAL: Sender = Sender {
     address: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
@@ -47,6 +50,8 @@ fn request(path: &str, fields: &[(&str, &str)]) -> Request<()> {
 fn status(config: &WebSocketConfig, sender: Sender, request: &Request<()>) -> StatusCode {
     match judge(config, sender, request) {
         Verdict::Answer(answer) | Verdict::Upgrade { answer, .. } => answer.status(),
+        Verdict::Ice { .. } => StatusCode::OK,
+        Verdict::Libp2p { .. } => StatusCode::SWITCHING_PROTOCOLS,
     }
 }
 
@@ -65,11 +70,13 @@ fn a_request_on_loopback_is_upgraded() {
         answer,
         mode,
         client,
+        private,
     } = judge(&WebSocketConfig::default(), LOCAL, &request)
     else {
         panic!("refused");
     };
     assert_eq!((mode, client), (Mode::Tunnel, LOCAL.address));
+    assert!(private, "both ends are on this machine");
     // The example of RFC 6455 section 1.3.
     let fields = answer.headers();
     assert_eq!(
@@ -258,6 +265,118 @@ fn the_page_comes_with_its_headers() {
     ];
     for (name, value) in expected {
         assert_eq!(answer.headers()[name], value);
+    }
+}
+
+/// A peer proves who it is; pages, names and the clear are of no use to an attacker there.
+#[test]
+fn libp2p_nodes_may_connect_from_everywhere_if_one_listens() {
+    let mut config = WebSocketConfig::default();
+    let of_page = request("/webrtc", &[("origin", "https://other.example")]);
+    assert_eq!(status(&config, LOCAL, &of_page), 404);
+    config.libp2p = Some(crate::websocket::Acceptor::default());
+    assert_eq!(status(&config, LOCAL, &of_page), 101);
+    assert_eq!(status(&config, far(false), &of_page), 101);
+    let rebound = request("/webrtc", &[("host", "evil.example")]);
+    assert_eq!(status(&config, LOCAL, &rebound), 421, "as for all paths");
+    config.limiter = RateLimiter::new(1, 0);
+    let codes = [(); 2].map(|()| status(&config, LOCAL, &of_page).as_u16());
+    assert_eq!(codes, [101, 429]);
+}
+
+#[test]
+fn webrtc_may_be_set_up_where_nobody_between_can_change_an_offer() {
+    let config = WebSocketConfig {
+        proxies: vec!["192.0.2.8".parse().unwrap()],
+        ..WebSocketConfig::default()
+    };
+    let proxy = Sender {
+        address: config.proxies[0],
+        ..far(false)
+    };
+    for (sender, scheme, expected) in [
+        (LOCAL, None, true),
+        (far(true), None, true),
+        (far(false), None, false),
+        (proxy, Some("https"), true),
+        (proxy, Some("http"), false),
+    ] {
+        let field = scheme.map(|scheme| ("x-forwarded-proto", scheme));
+        let asked = request("/tunnel", field.as_slice());
+        let Verdict::Upgrade { private, .. } = judge(&config, sender, &asked) else {
+            panic!("refused: {sender:?} {scheme:?}");
+        };
+        assert_eq!(private, expected, "{sender:?} {scheme:?}");
+    }
+}
+
+/// A question for servers.
+fn ask(method: &str, fields: &[(&str, &str)]) -> Request<()> {
+    let mut asked = Request::builder()
+        .method(method)
+        .uri("/ice")
+        .header(header::HOST, "localhost:8080")
+        .body(())
+        .unwrap();
+    for (name, value) in fields {
+        let name: header::HeaderName = name.parse().unwrap();
+        asked.headers_mut().insert(name, value.parse().unwrap());
+    }
+    asked
+}
+
+fn with_servers() -> WebSocketConfig {
+    let urls = ["stun:192.0.2.1".to_owned()];
+    WebSocketConfig {
+        ice: Some(TurnServers::new(&urls, b"").unwrap()),
+        origins: vec!["https://tools.example.com".to_owned()],
+        limiter: RateLimiter::new(6, 0),
+        ..WebSocketConfig::default()
+    }
+}
+
+#[test]
+fn servers_are_told_to_who_shows_a_token_where_nobody_reads_it() {
+    let token = [("authorization", "bearer abc=")];
+    let none = WebSocketConfig::default();
+    assert_eq!(status(&none, LOCAL, &ask("POST", &token)), 404);
+    let config = with_servers();
+    let Verdict::Ice { token: shown, .. } = judge(&config, LOCAL, &ask("POST", &token)) else {
+        panic!("refused");
+    };
+    assert_eq!(shown, "abc=");
+    assert_eq!(status(&config, far(true), &ask("POST", &token)), 200);
+    assert_eq!(status(&config, far(false), &ask("POST", &token)), 403);
+    assert_eq!(status(&config, LOCAL, &ask("GET", &token)), 405);
+    for wrong in ["", "Bearer", "Bearer ", "Basic abc=", "abc="] {
+        let asked = ask("POST", &[("authorization", wrong)]);
+        assert_eq!(status(&config, far(true), &asked), 401, "{wrong}");
+    }
+    assert_eq!(
+        status(&config, far(true), &ask("POST", &token)),
+        429,
+        "one too many of this address"
+    );
+    assert_eq!(status(&config, LOCAL, &ask("POST", &[])), 401);
+}
+
+#[test]
+fn pages_that_may_connect_may_ask_for_servers_and_no_others() {
+    let config = with_servers();
+    for (origin, code) in [
+        ("http://localhost:8080", 200),
+        ("https://tools.example.com", 200),
+        ("https://evil.example", 403),
+        ("null", 403),
+    ] {
+        let fields = [("authorization", "Bearer abc"), ("origin", origin)];
+        assert_eq!(status(&config, LOCAL, &ask("POST", &fields)), code);
+        let Verdict::Answer(answer) = judge(&config, LOCAL, &ask("OPTIONS", &fields)) else {
+            panic!("{origin}");
+        };
+        let allowed = answer.headers().get("access-control-allow-origin");
+        let expected = (code == 200).then_some(origin);
+        assert_eq!(allowed.map(|value| value.to_str().unwrap()), expected);
     }
 }
 

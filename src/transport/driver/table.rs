@@ -18,9 +18,11 @@ use super::{
         shared::{ConnectionShared, Next, Opening, SocketShared, StreamShared, Wakes},
     },
     Incoming, Pending,
+    calls::{Call, Calls},
+    messages::Messages,
 };
 use crate::proto::{
-    ChannelId, CloseReason, ConnectionId, Dial, Endpoint, Event, Read, Side, Write,
+    ChannelId, CloseReason, ConnectionId, Dial, Endpoint, Event, Read, Side, Transmit, Write,
     credentials::IceVersion, fingerprint::Fingerprint,
 };
 
@@ -30,17 +32,20 @@ const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// All connections of one socket that have, or had, a handle.
 pub(super) struct Table {
-    socket: Arc<SocketShared>,
+    pub(super) socket: Arc<SocketShared>,
     /// Round-trip times of the connections in use, not taken yet.
     rtts: Vec<Duration>,
-    connections: HashMap<ConnectionId, Entry>,
+    pub(super) connections: HashMap<ConnectionId, Entry>,
+    pub(super) calls: Calls,
     /// How many of them are not closing yet.
     live: usize,
 }
 
 /// One connection.
-struct Entry {
-    shared: Arc<ConnectionShared>,
+pub(super) struct Entry {
+    pub(super) shared: Arc<ConnectionShared>,
+    /// Of one that was signaled.
+    pub(super) call: Option<Box<Call>>,
     /// Those that have a handle.
     streams: BTreeMap<ChannelId, StreamEntry>,
     /// An outbound stream was asked for and the core has no id for it.
@@ -65,6 +70,7 @@ struct StreamEntry {
 impl Table {
     pub(super) fn new(socket: Arc<SocketShared>) -> Self {
         Self {
+            calls: Calls::new(socket.local_addr()),
             socket,
             rtts: Vec::new(),
             connections: HashMap::new(),
@@ -86,24 +92,38 @@ impl Table {
         self.live == 0
     }
 
-    fn insert(
+    /// Are there connections that were signaled?
+    pub(super) fn has_calls(&self) -> bool {
+        !self.calls.is_empty()
+    }
+
+    /// The address of the second socket, which calls use.
+    pub(super) fn set_companion(&mut self, companion: Option<SocketAddr>) {
+        self.calls.hosts.set_companion(companion);
+    }
+
+    /// Packets cannot leave from an address that only a NAT in front of this host has: the system chooses.
+    pub(super) fn correct_source(&self, transmit: &mut Transmit) {
+        transmit.source_ip = transmit.source_ip.filter(|ip| !self.calls.is_foreign(*ip));
+    }
+
+    pub(super) fn insert(
         &mut self,
         id: ConnectionId,
         shared: Arc<ConnectionShared>,
-        remote: SocketAddr,
-        side: Side,
-    ) {
-        let span = tracing::debug_span!("connection", id = id.0, %remote, ?side);
+        span: Span,
+    ) -> &mut Entry {
         self.live += 1;
         let entry = Entry {
             shared,
+            call: None,
             streams: BTreeMap::new(),
             open_waiting: false,
             closing: false,
             sampled: None,
             span,
         };
-        self.connections.insert(id, entry);
+        self.connections.entry(id).insert_entry(entry).into_mut()
     }
 
     /// Starts a connection for `shared`.
@@ -121,7 +141,7 @@ impl Table {
         let remote = dial.remote;
         let id = endpoint.dial(now, dial);
         shared.assign(id);
-        self.insert(id, shared, remote, Side::Dialer);
+        self.insert(id, shared, span(id, remote, Side::Dialer));
         // What was asked for while it had no id.
         self.visit_connection(endpoint, now, id, wakes);
     }
@@ -150,6 +170,7 @@ impl Table {
             entry.span.in_scope(|| tracing::debug!("closing"));
             endpoint.close(now, id);
         }
+        self.serve_call(endpoint, now, id, wakes);
     }
 
     /// Does what the handle of a stream asks for and moves its bytes.
@@ -165,6 +186,7 @@ impl Table {
         };
         self.rtts.extend(entry.sample(endpoint, now, id));
         let Some(stream) = entry.streams.get_mut(&channel) else {
+            entry.visit_messages(endpoint, now, channel, wakes);
             return;
         };
         let asks = stream.shared.take_asks();
@@ -213,6 +235,9 @@ impl Table {
             self.incoming(id, remote, local_ip, wakes);
             return;
         }
+        let Some(event) = self.handle_call_event(endpoint, now, id, event, wakes) else {
+            return;
+        };
         let Some(entry) = self.connections.get_mut(&id) else {
             return;
         };
@@ -231,24 +256,8 @@ impl Table {
                     entry.open(endpoint, now, id, wakes);
                 }
             }
-            Event::ChannelReadable(channel) => {
-                self.rtts.extend(entry.sample(endpoint, now, id));
-                if let Some(stream) = entry.streams.get_mut(&channel) {
-                    stream.pump_read(endpoint, now, id, channel, wakes);
-                } else if channel == ChannelId::HANDSHAKE {
-                    discard(endpoint, now, id, channel);
-                }
-            }
-            Event::ChannelWritable(channel) => {
-                if let Some(stream) = entry.streams.get_mut(&channel) {
-                    stream.unblock(endpoint, now, id, channel, wakes);
-                }
-            }
-            Event::ChannelClosed(channel) => {
-                if let Some(stream) = entry.streams.get_mut(&channel) {
-                    stream.pump_read(endpoint, now, id, channel, wakes);
-                    stream.unblock(endpoint, now, id, channel, wakes);
-                }
+            Event::ChannelReadable(_) | Event::ChannelWritable(_) | Event::ChannelClosed(_) => {
+                self.handle_channel_event(endpoint, now, id, event, wakes);
             }
             Event::AddressChanged(address) => {
                 entry
@@ -257,11 +266,55 @@ impl Table {
                 entry.shared.set_address(address, wakes);
             }
             Event::Closed(reason) => self.closed(endpoint, now, id, reason, wakes),
-            // Of connections that were signaled: this driver begins none.
+            // Of calls, and handled there.
             Event::Candidate(_)
             | Event::EndOfCandidates
             | Event::PathSelected { .. }
-            | Event::PathLost => {}
+            | Event::PathLost
+            | Event::RelayFailed(_) => {}
+        }
+    }
+
+    /// A channel has something to read or room to write, or is over.
+    fn handle_channel_event(
+        &mut self,
+        endpoint: &mut Endpoint,
+        now: Instant,
+        id: ConnectionId,
+        event: Event,
+        wakes: &mut Wakes,
+    ) {
+        let Some(entry) = self.connections.get_mut(&id) else {
+            return;
+        };
+        match event {
+            Event::ChannelReadable(channel) => {
+                self.rtts.extend(entry.sample(endpoint, now, id));
+                if let Some(stream) = entry.streams.get_mut(&channel) {
+                    stream.pump_read(endpoint, now, id, channel, wakes);
+                } else if let Some(messages) = entry.messages(channel) {
+                    messages.pump_read(endpoint, now, wakes);
+                } else if channel == ChannelId::HANDSHAKE {
+                    discard(endpoint, now, id, channel);
+                }
+            }
+            Event::ChannelWritable(channel) => {
+                if let Some(stream) = entry.streams.get_mut(&channel) {
+                    stream.unblock(endpoint, now, id, channel, wakes);
+                } else if let Some(messages) = entry.messages(channel) {
+                    messages.pump_write(endpoint, now, wakes);
+                }
+            }
+            Event::ChannelClosed(channel) => {
+                if let Some(stream) = entry.streams.get_mut(&channel) {
+                    stream.pump_read(endpoint, now, id, channel, wakes);
+                    stream.unblock(endpoint, now, id, channel, wakes);
+                } else if let Some(messages) = entry.messages(channel) {
+                    messages.pump_read(endpoint, now, wakes);
+                    messages.pump_write(endpoint, now, wakes);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -273,7 +326,8 @@ impl Table {
         wakes: &mut Wakes,
     ) {
         let shared = ConnectionShared::new(Arc::clone(&self.socket), Some(id));
-        self.insert(id, Arc::clone(&shared), remote, Side::Listener);
+        let span = span(id, remote, Side::Listener);
+        self.insert(id, Arc::clone(&shared), span);
         let incoming = Incoming {
             pending: Pending::new(shared, None),
             remote,
@@ -298,6 +352,14 @@ impl Table {
             for (&channel, stream) in &mut entry.streams {
                 stream.pump_read(endpoint, now, id, channel, wakes);
             }
+            let mut reason = reason;
+            if let Some(call) = &mut entry.call {
+                if let Some(messages) = &call.messages {
+                    messages.pump_read(endpoint, now, wakes);
+                }
+                reason = call.refused.take().unwrap_or(reason);
+                self.forget_call(id, call);
+            }
             entry.close(reason, wakes);
         }
     }
@@ -309,6 +371,10 @@ impl Table {
             entry.close(CloseReason::Local, wakes);
         }
     }
+}
+
+fn span(id: ConnectionId, remote: SocketAddr, side: Side) -> Span {
+    tracing::debug_span!("connection", id = id.0, %remote, ?side)
 }
 
 /// Reads away what comes on a channel that was detached, so that it holds nothing up.
@@ -391,11 +457,36 @@ impl Entry {
         }
     }
 
+    /// The channel of messages, if this is it.
+    fn messages(&self, channel: ChannelId) -> Option<&Messages> {
+        let messages = self.call.as_ref()?.messages.as_ref()?;
+        (messages.channel == channel).then_some(messages)
+    }
+
+    /// Does what the handle of the channel of messages asks for.
+    fn visit_messages(
+        &mut self,
+        endpoint: &mut Endpoint,
+        now: Instant,
+        channel: ChannelId,
+        wakes: &mut Wakes,
+    ) {
+        let gone = self
+            .messages(channel)
+            .is_some_and(|messages| !messages.visit(endpoint, now, wakes));
+        if let Some(call) = self.call.as_mut().filter(|_| gone) {
+            call.messages = None;
+        }
+    }
+
     /// Tells all handles. The connection first: streams ask it for the reason.
-    fn close(self, reason: CloseReason, wakes: &mut Wakes) {
+    fn close(mut self, reason: CloseReason, wakes: &mut Wakes) {
         self.span
             .in_scope(|| tracing::debug!(%reason, "connection closed"));
-        self.shared.close(reason, wakes);
+        self.shared.close(reason.clone(), wakes);
+        if let Some(call) = &mut self.call {
+            call.close(reason, wakes);
+        }
         for stream in self.streams.values() {
             stream.shared.close(wakes);
         }

@@ -1,6 +1,12 @@
 //! Two drivers over loopback sockets, with the real core and without Noise.
 
-use std::{future::poll_fn, io, net::Ipv4Addr, pin::pin};
+use std::{
+    future::poll_fn,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    pin::pin,
+    sync::Weak,
+};
 
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, future};
 use libp2p_core::muxing::StreamMuxerExt;
@@ -10,8 +16,10 @@ use tokio::time::timeout;
 use super::{super::Certificate, *};
 use crate::{
     ConnectionError,
-    proto::{DialPolicy, Identity, Limits},
-    transport::config,
+    proto::{
+        Dial, DialPolicy, Identity, Limits, credentials::IceVersion, fingerprint::Fingerprint,
+    },
+    transport::{Connection, Stream, config, shared::StreamLimits},
 };
 
 /// Longer than anything here takes on a busy machine.
@@ -141,9 +149,7 @@ impl Puppet {
         let shared = SocketShared::new(socket.local_addr(), StreamLimits::default());
         Self {
             driver: Driver::new(socket, endpoint, Arc::clone(&shared), None),
-            handle: SocketHandle {
-                user: SocketUser::new(shared),
-            },
+            handle: SocketHandle::new(shared),
             fingerprint: certificate.fingerprint(),
         }
     }
@@ -771,7 +777,7 @@ async fn a_pause_in_receiving_that_is_over_does_not_keep_a_blocked_driver_busy()
     let (mut driver, now) = (driver(), now());
     driver.receive_after = Some(now);
     let transmit = Transmit {
-        destination: driver.socket.local_addr(),
+        destination: driver.shared.local_addr(),
         source_ip: None,
         segment_size: None,
         contents: vec![0],

@@ -125,6 +125,16 @@ impl ConnectionShared {
         lock(&self.state).closed.clone()
     }
 
+    /// Makes the driver look, if there is one and the connection has begun; else it looks when that happens.
+    pub(super) fn call_driver(&self) {
+        self.ask(|_| ());
+    }
+
+    /// Closes the connection, whoever has its handle.
+    pub(crate) fn request_close(&self) {
+        self.ask(|state| state.asks.close |= !mem::replace(&mut state.closing, true));
+    }
+
     /// Cost of what the application has not read yet, over all streams.
     pub(crate) fn unread(&self) -> usize {
         self.unread.load(Ordering::Relaxed)

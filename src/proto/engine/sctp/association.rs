@@ -402,6 +402,16 @@ impl Sctp {
         self.streams.buffered()
     }
 
+    /// Bytes that were sent and are not acknowledged, over all streams.
+    pub(crate) fn on_the_way(&self) -> usize {
+        self.sender.on_the_way()
+    }
+
+    /// How many the network takes at once, as far as is known.
+    pub(crate) fn congestion_window(&self) -> usize {
+        self.sender.window()
+    }
+
     /// Asks the peer for a sign of life: it answers inside DTLS, which nobody else can (RFC 9260 section 8.3).
     pub(crate) fn heartbeat(&mut self) {
         if self.state == State::Established {

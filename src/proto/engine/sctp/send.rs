@@ -509,6 +509,16 @@ impl Sender {
         self.lost > 0
     }
 
+    /// Bytes that are on their way.
+    pub(super) fn on_the_way(&self) -> usize {
+        self.flying
+    }
+
+    /// How many bytes the network takes at once, as far as is known.
+    pub(super) fn window(&self) -> usize {
+        self.window
+    }
+
     /// Much is on its way.
     pub(super) fn is_long_flight(&self) -> bool {
         self.flying > LONG_FLIGHT

@@ -67,6 +67,7 @@ impl FullAgent {
             self.lose();
         }
         self.poll_relays(cx);
+        self.drop_failed_relays();
         self.add_relayed(now);
         self.send_queries(cx);
         self.send_checks(cx);
@@ -76,7 +77,11 @@ impl FullAgent {
 
     fn tell_end(&mut self) {
         let allocating = |relay: &Relay| relay.state() == RelayState::Allocating;
-        if !self.told_end && self.gatherer.is_done() && !self.relays.iter().any(allocating) {
+        if !self.told_end
+            && !self.more_to_come
+            && self.gatherer.is_done()
+            && !self.relays.iter().any(allocating)
+        {
             self.told_end = true;
             self.events.push_back(IceEvent::EndOfCandidates);
         }
@@ -91,6 +96,14 @@ impl FullAgent {
                     contents,
                 });
             });
+        }
+    }
+
+    fn drop_failed_relays(&mut self) {
+        let failed = |relay: &mut Relay| relay.state() == RelayState::Failed;
+        for relay in self.relays.extract_if(.., failed) {
+            self.routes.push(RouteChange::RemoveRelay(relay.id));
+            self.events.push_back(IceEvent::RelayFailed(relay.id));
         }
     }
 

@@ -204,6 +204,7 @@ impl World {
                 relays,
                 filter: AddressFilter::ALL,
                 relay_only: self.relay_only[index],
+                more_to_come: false,
             },
         }
     }

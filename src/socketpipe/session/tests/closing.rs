@@ -248,6 +248,23 @@ fn abort_tells_the_error_and_drops_what_was_not_sent() {
 }
 
 #[test]
+fn a_session_that_is_aborted_waits_for_nobody_whose_path_is_lost() {
+    let mut pair = open();
+    pair.server().write(5000);
+    pair.run(Duration::from_millis(1));
+    let now = pair.now;
+    pair.server().session.abort(now, Code::POLICY, "no more");
+    pair.run(Duration::from_millis(1));
+    assert_eq!(pair.server().end(), None, "the answer is awaited");
+    pair.cut(MAIN);
+    pair.run(Duration::ZERO);
+    assert_eq!(
+        close_code(pair.server()),
+        (By::Local, Code::POLICY, "no more".to_owned())
+    );
+}
+
+#[test]
 fn an_error_without_close_ends_the_session_after_five_seconds() {
     let mut pair = open();
     let now = pair.now;

@@ -2,8 +2,10 @@
 
 mod closing;
 mod handshake;
+mod network;
 mod pair;
 mod random;
 mod resume;
 mod rules;
+mod scenarios;
 mod upgrade;

@@ -24,6 +24,8 @@ pub(super) struct Wire {
     pub(super) down: VecDeque<(Instant, Option<Frame>)>,
     /// What is sent vanishes and nobody is told.
     pub(super) silent: bool,
+    /// Somebody else carries what is in the queues.
+    pub(super) foreign: bool,
 }
 
 /// One end and what it has seen.
@@ -34,6 +36,8 @@ pub(super) struct Seat {
     pub(super) written: u64,
     pub(super) received: u64,
     pub(super) reads: bool,
+    /// Nothing may be missing.
+    pub(super) exact: bool,
 }
 
 /// Byte `index` of what every user writes.
@@ -49,6 +53,7 @@ impl Seat {
             written: 0,
             received: 0,
             reads: true,
+            exact: true,
         }
     }
 
@@ -64,9 +69,15 @@ impl Seat {
     /// Reads everything and checks it.
     pub(super) fn read(&mut self, now: Instant) {
         while let Some(bytes) = self.session.read(now) {
-            for byte in bytes {
-                assert_eq!(byte, pattern(self.received), "byte {}", self.received);
-                self.received += 1;
+            let start = self.received;
+            self.received += bytes.len() as u64;
+            let expected: Vec<_> = (start..self.received).map(pattern).collect();
+            if self.exact && bytes != expected {
+                let at = bytes
+                    .iter()
+                    .zip(&expected)
+                    .position(|(one, two)| one != two);
+                panic!("byte {start} and {at:?} is another one");
             }
         }
     }
@@ -98,7 +109,15 @@ pub(super) struct Pair {
     pub(super) reconnect: Option<Duration>,
     reconnect_at: Option<Instant>,
     pub(super) delay: Duration,
+    /// Share of frames, in thousandths, whose first packet is lost: they and those behind them come later.
+    pub(super) loss: u64,
+    dice: u64,
+    /// PONGs of the client overtake what it has sent before them, as with a peer that does not keep to the rule.
+    pub(super) hasty_pongs: bool,
 }
+
+/// Time until a reliable transport sends a packet again, at least.
+const REPEATED_AFTER: Duration = Duration::from_millis(200);
 
 #[expect(
     clippy::disallowed_methods,
@@ -124,6 +143,9 @@ impl Pair {
             reconnect: None,
             reconnect_at: None,
             delay: Duration::from_millis(10),
+            loss: 0,
+            dice: 1,
+            hasty_pongs: false,
         }
     }
 
@@ -150,8 +172,31 @@ impl Pair {
             up: VecDeque::new(),
             down: VecDeque::new(),
             silent: false,
+            foreign: false,
         });
         id
+    }
+
+    /// How much later a frame comes because packets of it are lost.
+    fn stall(&mut self, delay: Duration) -> Duration {
+        let mut again = REPEATED_AFTER.max(delay * 2);
+        let mut stall = Duration::ZERO;
+        loop {
+            // xorshift64
+            self.dice ^= self.dice << 13;
+            self.dice ^= self.dice >> 7;
+            self.dice ^= self.dice << 17;
+            if self.dice % 1000 >= self.loss {
+                return stall;
+            }
+            stall += again;
+            again *= 2;
+        }
+    }
+
+    /// Other losses than with another number.
+    pub(super) fn shuffle(&mut self, number: u64) {
+        self.dice = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     }
 
     /// The client opens a transport and uses it.
@@ -165,9 +210,14 @@ impl Pair {
         id
     }
 
+    /// A data channel comes about; neither session knows it yet.
+    pub(super) fn channel(&mut self) -> PathId {
+        self.wire(PathKind::DataChannel)
+    }
+
     /// A data channel opens at both ends.
     pub(super) fn attach(&mut self) -> Option<PathId> {
-        let id = self.wire(PathKind::DataChannel);
+        let id = self.channel();
         let now = self.now;
         let seat = self.server.as_mut()?;
         let agreed = seat.session.attach_channel(now, id, 16 * 1024)
@@ -215,6 +265,7 @@ impl Pair {
         let heads = self
             .wires
             .iter()
+            .filter(|wire| !wire.foreign)
             .flat_map(|wire| [wire.up.front(), wire.down.front()])
             .flatten()
             .map(|(due, _)| *due);
@@ -267,6 +318,9 @@ impl Pair {
         let now = self.now;
         let mut busy = false;
         for index in 0..self.wires.len() {
+            if self.wires[index].foreign {
+                continue;
+            }
             let id = self.wires[index].id;
             while self.wires[index]
                 .up
@@ -360,9 +414,19 @@ impl Pair {
 
     fn put(&mut self, id: PathId, up: bool, frame: Option<Frame>) {
         let now = self.now;
+        let delay = self.wires.iter().find(|wire| wire.id == id);
+        let Some(delay) = delay.map(|wire| wire.delay) else {
+            return;
+        };
+        let late = self.stall(delay);
         if let Some(wire) = self.wires.iter_mut().find(|wire| wire.id == id) {
-            let due = now + wire.delay;
+            let due = now + delay + late;
             let queue = if up { &mut wire.up } else { &mut wire.down };
+            if up && self.hasty_pongs && matches!(frame, Some(Frame::Pong(_))) && !wire.silent {
+                let due = queue.front().map_or(due, |(first, _)| due.min(*first));
+                queue.push_front((due, frame));
+                return;
+            }
             // A queue stays in order when its delay gets shorter.
             let due = queue.back().map_or(due, |(last, _)| due.max(*last));
             if !wire.silent {

@@ -6,9 +6,10 @@ use bytes::Bytes;
 
 use super::pair::Pair;
 use crate::socketpipe::{
-    Code, Frame, IceCandidate,
+    Code, Data, Frame, IceCandidate, Size,
     session::{
-        ClientConfig, EndReason, Event, Mode, PathCause, PathId, ServerConfig, Signaling, Status,
+        ClientConfig, EndReason, Event, Mode, PathCause, PathId, ServerConfig, Session, Signaling,
+        Status,
     },
 };
 
@@ -81,6 +82,28 @@ fn the_switch_under_load_keeps_the_order_whatever_the_skew() {
             assert_exact(&mut pair);
             assert!(pair.client.received > 250_000);
         }
+    }
+}
+
+#[test]
+fn the_very_first_data_may_come_by_the_channel_before_that_of_the_main_path() {
+    for resume in [true, false] {
+        let mut pair = open_with(Mode::Tunnel, resume);
+        offer(&mut pair);
+        pair.run(Duration::from_secs(1));
+        set_delay(&mut pair, MAIN, Duration::from_millis(300));
+        pair.delay = Duration::ZERO;
+        let channel = pair.attach().expect("agreed");
+        // Just before READY is there.
+        pair.run(Duration::from_millis(290));
+        pair.client.write(100);
+        pair.run(Duration::from_millis(20));
+        assert!(pair.client.saw(&Event::DataPath(channel)));
+        pair.client.write(100);
+        pair.run(Duration::from_millis(100));
+        assert_eq!(pair.server().received, 0);
+        pair.run(Duration::from_secs(2));
+        assert_exact(&mut pair);
     }
 }
 
@@ -261,12 +284,11 @@ fn an_upgrade_that_takes_ten_seconds_is_given_up() {
     assert_exact(&mut pair);
 }
 
-#[test]
-fn candidates_beyond_the_cap_are_dropped() {
-    let mut pair = open_with(Mode::Pty, true);
+/// What the server's driver is told when this many candidates come.
+fn told_candidates(pair: &mut Pair, count: usize) -> usize {
     let now = pair.now;
     let session = &mut pair.server().session;
-    for _ in 0..10_000 {
+    for _ in 0..count {
         let candidate = IceCandidate {
             candidate: "candidate:1".to_owned(),
             mid: String::new(),
@@ -274,8 +296,204 @@ fn candidates_beyond_the_cap_are_dropped() {
         };
         session.handle_frame(now, MAIN, Frame::IceCandidate(candidate));
     }
-    let told = std::iter::from_fn(|| session.poll_event()).count();
-    assert_eq!(told, 64);
+    let events = std::iter::from_fn(|| session.poll_event());
+    events
+        .filter(|event| matches!(event, Event::Signaling(Signaling::Candidate(_))))
+        .count()
+}
+
+#[test]
+fn candidates_beyond_the_cap_are_dropped_until_the_next_offer() {
+    let mut pair = open_with(Mode::Pty, true);
+    assert_eq!(told_candidates(&mut pair, 10_000), 64);
+    offer(&mut pair);
+    pair.run(Duration::from_secs(1));
+    assert_eq!(told_candidates(&mut pair, 10_000), 64);
+}
+
+#[test]
+fn offers_come_within_a_budget_and_are_refused_beyond_it() {
+    let mut pair = open_with(Mode::Pty, true);
+    let mut now = pair.now;
+    let session = &mut pair.server().session;
+    let mut taken = |session: &mut Session, count: usize, wait: u64| {
+        now += Duration::from_secs(wait);
+        for _ in 0..count {
+            session.handle_frame(now, MAIN, Frame::WebRtcOffer("v=0".to_owned()));
+        }
+        while session.poll_transmit(now, MAIN).is_some() {}
+        std::iter::from_fn(|| session.poll_event())
+            .filter(|event| matches!(event, Event::Signaling(Signaling::Offer(_))))
+            .count()
+    };
+    assert_eq!(taken(session, 60, 0), 8);
+    assert_eq!(taken(session, 60, 4), 0);
+    assert_eq!(taken(session, 60, 6), 2);
+    assert_eq!(taken(session, 60, 600), 8);
+    let now = pair.now + Duration::from_secs(610);
+    let session = &mut pair.server().session;
+    session.handle_frame(now, MAIN, Frame::WebRtcOffer("v=0".to_owned()));
+    assert_eq!(
+        session.poll_transmit(now, MAIN),
+        Some(Frame::WebRtcAnswer(String::new()))
+    );
+}
+
+#[test]
+fn a_ready_of_an_attempt_that_was_given_up_does_not_count_for_the_next() {
+    let mut pair = open_with(Mode::Pty, true);
+    offer(&mut pair);
+    pair.run(Duration::from_secs(11));
+    offer(&mut pair);
+    let now = pair.now;
+    let session = &mut pair.client.session;
+    session.handle_frame(now, MAIN, Frame::WebRtcReady);
+    session.handle_frame(now, MAIN, Frame::WebRtcAnswer("v=0".to_owned()));
+    assert!(session.attach_channel(now, PathId(50), 16 * 1024));
+    assert_eq!(session.poll_transmit(now, PathId(50)), None);
+    session.handle_frame(now, MAIN, Frame::WebRtcReady);
+    let first = session.poll_transmit(now, PathId(50));
+    assert!(matches!(first, Some(Frame::Ping(_))), "{first:?}");
+}
+
+#[test]
+fn an_offer_that_replaces_a_living_connection_has_a_time_limit_of_its_own() {
+    let (mut pair, channel) = upgraded(Mode::Pty, true);
+    let now = pair.now;
+    let session = &mut pair.server().session;
+    session.handle_frame(now, MAIN, Frame::WebRtcOffer("v=0".to_owned()));
+    // The driver finds another certificate in it.
+    session.path_lost(now, channel);
+    assert!(session.signal_webrtc(now, Signaling::Answer("v=0".to_owned())));
+    session.handle_timeout(now + Duration::from_secs(10));
+    let failed = std::iter::from_fn(|| session.poll_event());
+    assert!(
+        failed
+            .into_iter()
+            .any(|event| event == Event::UpgradeFailed)
+    );
+}
+
+#[test]
+fn the_number_of_the_flag_can_be_configured() {
+    let agreed = |client_bit, server_bit| {
+        let mut client = ClientConfig::new(Mode::Pty);
+        client.webrtc = true;
+        client.webrtc_bit = client_bit;
+        let server = ServerConfig {
+            webrtc: true,
+            webrtc_bit: server_bit,
+            ..ServerConfig::default()
+        };
+        let mut pair = Pair::open(client, server);
+        let client = pair.client.session.parameters().map(|p| p.webrtc);
+        let server = pair.server().session.parameters().map(|p| p.webrtc);
+        assert_eq!(client, server, "{client_bit} {server_bit}");
+        client
+    };
+    assert_eq!(agreed(6, 6), Some(true));
+    assert_eq!(agreed(7, 7), Some(true));
+    assert_eq!(agreed(6, 7), Some(false));
+    // Those of other extensions never stand for it.
+    assert_eq!(agreed(1, 1), Some(false));
+    assert_eq!(agreed(255, 255), Some(false));
+}
+
+#[test]
+fn a_client_asks_for_the_upgrade_where_signaling_is_private_only() {
+    let mut client = ClientConfig::new(Mode::Tunnel);
+    client.webrtc = true;
+    let server = ServerConfig {
+        webrtc: true,
+        ..ServerConfig::default()
+    };
+    let mut pair = Pair::new(client, server);
+    pair.client.session.ask_for_webrtc(false);
+    pair.connect();
+    pair.run(Duration::from_secs(1));
+    assert_eq!(pair.attach(), None);
+}
+
+#[test]
+fn without_resume_a_terminal_that_lost_bytes_is_drawn_again() {
+    let (mut pair, channel) = upgraded(Mode::Pty, false);
+    let size = Size {
+        columns: 80,
+        rows: 24,
+        ..Size::default()
+    };
+    pair.client.session.resize(size);
+    pair.run(Duration::from_secs(1));
+    pair.server().events.clear();
+    pair.cut(channel);
+    pair.run(Duration::from_secs(1));
+    assert!(pair.client.saw(&Event::DataLost));
+    let sizes: Vec<_> = pair
+        .server()
+        .events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Resize(size) => Some(size.rows),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(sizes, [23, 24]);
+}
+
+/// Without resume: a peer that has used the channel and never answers the PING of the barrier.
+fn without_answer(mode: Mode) -> (Pair, PathId) {
+    let mut pair = open_with(mode, false);
+    offer(&mut pair);
+    pair.run(Duration::from_secs(1));
+    let channel = PathId(50);
+    let now = pair.now;
+    let session = &mut pair.server().session;
+    assert!(session.attach_channel(now, channel, 16 * 1024));
+    let data = |bytes: &'static [u8]| {
+        Frame::Data(Data {
+            number: None,
+            bytes: Bytes::from_static(bytes),
+            end: false,
+        })
+    };
+    session.handle_frame(now, MAIN, data(b"a"));
+    session.handle_frame(now, channel, data(b"b"));
+    while session.poll_transmit(now, MAIN).is_some() {}
+    assert_eq!(session.read(now), Some(Bytes::from_static(b"a")));
+    assert_eq!(session.read(now), None, "it waits for the answer");
+    // Signs of life, but not that answer.
+    for seconds in 1..12 {
+        let now = now + Duration::from_secs(seconds);
+        session.handle_frame(now, MAIN, Frame::Ping(Bytes::new()));
+        session.handle_timeout(now);
+    }
+    pair.now += Duration::from_secs(12);
+    (pair, channel)
+}
+
+#[test]
+fn a_barrier_without_answer_ends_a_tunnel_and_gives_a_terminal_what_there_is() {
+    let (mut pair, channel) = without_answer(Mode::Pty);
+    let now = pair.now;
+    let session = &mut pair.server().session;
+    assert_eq!(session.read(now), Some(Bytes::from_static(b"b")));
+    assert!(matches!(session.status(),
+        Status::Established { main, data } if main == data));
+    let mut events = std::iter::from_fn(|| session.poll_event());
+    assert!(events.any(|event| event
+        == Event::ClosePath {
+            path: channel,
+            cause: PathCause::Lost
+        }));
+    let (mut pair, _) = without_answer(Mode::Tunnel);
+    let now = pair.now;
+    let session = &mut pair.server().session;
+    assert_eq!(session.status(), Status::Closed);
+    assert_eq!(
+        session.read(now),
+        None,
+        "its place in the stream is not known"
+    );
 }
 
 #[test]

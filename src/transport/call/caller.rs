@@ -1,0 +1,268 @@
+//! [`Caller`]: makes calls, and picks the socket of each.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use libp2p_identity::Keypair;
+
+use super::{
+    Application, Call, CallConfig, CallError, IceServer, Names, SocketHandle, servers::Servers,
+};
+use crate::{
+    proto::{DtlsContext, Identity, ice::AddressFilter, sdp::Description},
+    transport::{
+        Certificate, Config, Error,
+        dialer::SocketFactory,
+        driver::{NewCall, WeakSocketHandle},
+        shared::CallShared,
+    },
+};
+
+/// Makes connections through signaling: WebRTC as browsers know it, with full ICE.
+///
+/// It has no methods of its own to make them: SocketPipe and the transport `/ws/webrtc` take one and make calls with it
+/// when peers ask for them. Cheap to clone; clones count their calls together.
+///
+/// # Sockets
+///
+/// An answer leaves from a listening socket of the [`Transport`](crate::Transport) that the caller comes from
+/// ([`Transport::caller`](crate::Transport::caller)), if one listens on all interfaces or on one that is no loopback: a
+/// node behind a firewall needs one open UDP port for everything. Where there is none, a pair of sockets is bound (IPv4
+/// and IPv6) that the answers share. An offer leaves from sockets of its own, as in browsers, because one pair of
+/// addresses can carry one connection only, and two nodes may have several. All sockets are closed with the last
+/// connection that uses them.
+#[derive(Clone)]
+pub struct Caller {
+    inner: Arc<Inner>,
+    help: Arc<Help>,
+}
+
+struct Inner {
+    config: CallConfig,
+    factory: Arc<SocketFactory>,
+    names: Names,
+    /// The sockets that answers share where no transport listens.
+    answering: Mutex<Option<WeakSocketHandle>>,
+    /// The same, where its port was chosen: nobody else shall have it in between.
+    kept: Mutex<Option<SocketHandle>>,
+    calls: Arc<AtomicUsize>,
+}
+
+/// What the driver needs for a call besides the call itself.
+pub(crate) struct Help {
+    /// See [`CallConfig::with_announced`].
+    pub(crate) announced: Vec<IpAddr>,
+    /// Those of them that no interface has: packets cannot leave from them.
+    pub(crate) foreign: BTreeSet<IpAddr>,
+    /// See [`CallConfig::with_relay_only`].
+    pub(crate) relay_only: bool,
+    /// Which addresses of the peer may be tried.
+    pub(crate) filter: AddressFilter,
+    /// Looks names of candidates up, unless they are to be skipped.
+    pub(crate) names: Option<Names>,
+    servers: Arc<Servers>,
+}
+
+impl Help {
+    fn new(config: &CallConfig, names: &Names, servers: &[IceServer]) -> Self {
+        let announced = config.announced.clone();
+        let is_foreign = |ip: &IpAddr| std::net::UdpSocket::bind((*ip, 0)).is_err();
+        Self {
+            foreign: announced.iter().copied().filter(is_foreign).collect(),
+            announced,
+            relay_only: config.relay_only,
+            filter: config.filter,
+            names: config.mdns.then(|| names.clone()),
+            servers: Arc::new(Servers::new(servers, config)),
+        }
+    }
+
+    /// Whether there are servers to be found.
+    pub(crate) fn has_servers(&self) -> bool {
+        !self.servers.is_empty()
+    }
+
+    /// A task that finds all servers but those with these numbers.
+    pub(crate) fn find_servers(
+        &self,
+        call: Arc<CallShared>,
+        in_use: BTreeSet<usize>,
+    ) -> BoxFuture<'static, ()> {
+        Arc::clone(&self.servers).open(call, in_use).boxed()
+    }
+}
+
+/// One of the calls that a caller may have at once. Gives its place back when dropped.
+pub(crate) struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(calls: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
+        let more = |count| (count < max).then_some(count + 1);
+        calls
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .ok()
+            .map(|_| Self(Arc::clone(calls)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Caller {
+    /// A caller with sockets of its own. Binds nothing yet.
+    pub fn new(config: CallConfig) -> Self {
+        // The certificate of the sockets themselves is never shown: they take no connections but calls.
+        let settings = Config::new(&Keypair::generate_ed25519());
+        Self::with_sockets(config, Arc::new(SocketFactory::new(settings)))
+    }
+
+    /// A caller that answers from the listening sockets of a transport.
+    pub(crate) fn with_sockets(config: CallConfig, factory: Arc<SocketFactory>) -> Self {
+        Self::with_names(config, factory, Names::default())
+    }
+
+    pub(super) fn with_names(
+        config: CallConfig,
+        factory: Arc<SocketFactory>,
+        names: Names,
+    ) -> Self {
+        Self {
+            help: Arc::new(Help::new(&config, &names, &config.servers)),
+            inner: Arc::new(Inner {
+                config,
+                factory,
+                names,
+                answering: Mutex::default(),
+                kept: Mutex::default(),
+                calls: Arc::default(),
+            }),
+        }
+    }
+
+    /// The connections there are now, those being made included.
+    pub fn calls(&self) -> usize {
+        self.inner.calls.load(Ordering::Relaxed)
+    }
+
+    /// The settings in force.
+    pub fn config(&self) -> &CallConfig {
+        &self.inner.config
+    }
+
+    /// The same with other servers: credentials for TURN servers last for some minutes, and are given out per session.
+    pub fn with_servers(&self, servers: &[IceServer]) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            help: Arc::new(Help::new(&self.inner.config, &self.inner.names, servers)),
+        }
+    }
+
+    /// Begins a call with an offer, which is its first event.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub(crate) fn offer(&self, application: Application) -> Result<Call, CallError> {
+        self.begin(application, None)
+    }
+
+    /// Begins a call with the offer of a peer. The answer is its first event.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub(crate) fn answer(&self, application: Application, offer: &str) -> Result<Call, CallError> {
+        let offer = Description::parse(offer)?;
+        self.begin(application, Some(Box::new(offer)))
+    }
+
+    fn begin(
+        &self,
+        application: Application,
+        offer: Option<Box<Description>>,
+    ) -> Result<Call, CallError> {
+        let place = Place::take(&self.inner.calls, self.inner.config.max_calls)
+            .ok_or(CallError::TooMany)?;
+        let offers = offer.is_none();
+        let socket = self.socket(offers)?;
+        let certificate = Certificate::generate();
+        let identity = Identity {
+            certificate_der: certificate.certificate_der().to_vec(),
+            private_key_der: certificate.private_key_der().to_vec(),
+        };
+        let timeout = self.inner.factory.config.limits.handshake_timeout;
+        let dtls = DtlsContext::new(identity, timeout).map_err(Error::from)?;
+        let is_libp2p = application == Application::Libp2p;
+        let fingerprint = certificate.fingerprint();
+        let (shared, handle) = socket.call(|shared| NewCall {
+            shared,
+            application,
+            dtls,
+            fingerprint,
+            offer,
+            help: Arc::clone(&self.help),
+            place,
+        });
+        Ok(Call::new(shared, handle, fingerprint, (is_libp2p, offers)))
+    }
+
+    /// The socket of a call, see [`Caller`].
+    fn socket(&self, offers: bool) -> Result<SocketHandle, Error> {
+        if offers {
+            return self.bind(0);
+        }
+        if let Some(listening) = self.inner.factory.listening() {
+            return Ok(listening);
+        }
+        let mut answering = self
+            .inner
+            .answering
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(socket) = answering.as_ref().and_then(WeakSocketHandle::upgrade) {
+            return Ok(socket);
+        }
+        let port = self.inner.config.port;
+        let socket = self.bind(port)?;
+        *answering = Some(socket.downgrade());
+        if port != 0 {
+            let mut kept = self
+                .inner
+                .kept
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            *kept = Some(socket.clone());
+        }
+        Ok(socket)
+    }
+
+    /// A socket of our own; the driver gives it one of the other family.
+    fn bind(&self, port: u16) -> Result<SocketHandle, Error> {
+        let factory = &self.inner.factory;
+        factory
+            .bind((Ipv4Addr::UNSPECIFIED, port).into(), false)
+            .or_else(|error| match error {
+                // There are hosts without IPv4.
+                Error::Io(_) => factory.bind((Ipv6Addr::UNSPECIFIED, port).into(), false),
+                error => Err(error),
+            })
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller")
+            .field("config", &self.inner.config)
+            .field("calls", &self.inner.calls)
+            .finish_non_exhaustive()
+    }
+}

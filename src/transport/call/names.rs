@@ -1,0 +1,205 @@
+//! The addresses behind the names of candidates, by multicast DNS.
+//!
+//! A lookup is a task of its call, which ends with it. It asks on all interfaces and takes the first answer: a wrong one
+//! costs a check that nobody answers.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    sync::Arc,
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{net::UdpSocket, sync::Semaphore, time::timeout};
+
+use crate::proto::mdns::{GROUP, Name};
+
+/// Lookups of all calls of a caller at once, whatever peers name: each sends two datagrams per interface.
+const MAX_LOOKUPS: usize = 32;
+
+/// Interfaces that are asked on.
+const MAX_INTERFACES: usize = 8;
+
+/// When the question is repeated (RFC 6762 section 5.2: not before a second) and when it is given up.
+const WAITS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
+
+/// Longest message that is read: a datagram of Ethernet (RFC 6762 section 17).
+const MAX_MESSAGE: usize = 9000;
+
+/// Who asks, and where.
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    group: SocketAddrV4,
+    /// In place of the interfaces of the host.
+    via: Option<Ipv4Addr>,
+    places: Arc<Semaphore>,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self {
+            group: GROUP,
+            via: None,
+            places: Arc::new(Semaphore::new(MAX_LOOKUPS)),
+        }
+    }
+}
+
+impl Names {
+    /// Asks elsewhere.
+    #[cfg(test)]
+    pub(super) fn in_group(group: SocketAddrV4, via: Ipv4Addr) -> Self {
+        Self {
+            group,
+            via: Some(via),
+            ..Self::default()
+        }
+    }
+
+    /// The address of a name, if somebody answers for it. `interfaces` are the addresses of this host.
+    pub(crate) async fn find(&self, name: &Name, interfaces: &[IpAddr]) -> Option<IpAddr> {
+        let Ok(_place) = self.places.try_acquire() else {
+            tracing::debug!("too many names of peers are looked up already");
+            return None;
+        };
+        let v4 = interfaces.iter().filter_map(|ip| match ip {
+            IpAddr::V4(ip) => Some(*ip),
+            IpAddr::V6(_) => None,
+        });
+        let via: Vec<_> = match self.via {
+            Some(via) => vec![via],
+            None => v4.take(MAX_INTERFACES).collect(),
+        };
+        let found = self.ask(name, &via).await;
+        found.unwrap_or_else(|error| {
+            tracing::debug!(%error, "names of peers cannot be looked up");
+            None
+        })
+    }
+
+    async fn ask(&self, name: &Name, via: &[Ipv4Addr]) -> io::Result<Option<IpAddr>> {
+        let socket = self.socket(via)?;
+        let query = name.query();
+        let mut buffer = vec![0; MAX_MESSAGE];
+        for wait in WAITS {
+            self.send(&socket, &query, via).await?;
+            let answer = async {
+                loop {
+                    let len = socket.recv(&mut buffer).await?;
+                    if let Some(address) = name.answer(&buffer[..len]) {
+                        return Ok(address);
+                    }
+                }
+            };
+            if let Ok(answer) = timeout(wait, answer).await {
+                return answer.map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Answers go to the group, so the socket must have its port. Others on this host have it too.
+    fn socket(&self, via: &[Ipv4Addr]) -> io::Result<UdpSocket> {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_reuse_address(true)?;
+        #[cfg(unix)]
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, self.group.port());
+        socket.bind(&any.into())?;
+        for ip in via {
+            if let Err(error) = socket.join_multicast_v4(self.group.ip(), ip) {
+                tracing::debug!(%error, %ip, "an interface has no multicast");
+            }
+        }
+        UdpSocket::from_std(socket.into())
+    }
+
+    async fn send(&self, socket: &UdpSocket, query: &[u8], via: &[Ipv4Addr]) -> io::Result<()> {
+        for ip in via {
+            socket2::SockRef::from(socket).set_multicast_if_v4(ip)?;
+            if let Err(error) = socket.send_to(query, self.group).await {
+                tracing::debug!(%error, %ip, "an interface takes no question");
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A group on loopback with a port that nobody else has.
+    pub(crate) fn group() -> SocketAddrV4 {
+        let probe = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let port = probe.local_addr().unwrap().port();
+        SocketAddrV4::new(Ipv4Addr::new(224, 0, 0, 251), port)
+    }
+
+    /// Answers for one name with an address, at the `nth` question only, as a browser does: to the group.
+    pub(crate) async fn answer_for(names: Names, name: Name, address: Ipv4Addr, nth: usize) {
+        let socket = names.socket(&[Ipv4Addr::LOCALHOST]).unwrap();
+        let query = name.query();
+        let mut heard = 0;
+        let mut buffer = [0; 512];
+        loop {
+            let len = socket.recv(&mut buffer).await.unwrap();
+            if buffer[..len] != query[..] {
+                continue;
+            }
+            heard += 1;
+            if heard != nth {
+                continue;
+            }
+            let mut answer = vec![0, 0, 0x84, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+            // The first question is the name, a type and a class.
+            let end = (query.len() - 12) / 2 + 12 - 4;
+            answer.extend_from_slice(&query[12..end]);
+            answer.extend([0, 1, 0x80, 1, 0, 0, 0, 120, 0, 4]);
+            answer.extend(address.octets());
+            names
+                .send(&socket, &answer, &[Ipv4Addr::LOCALHOST])
+                .await
+                .unwrap();
+        }
+    }
+
+    fn name() -> Name {
+        Name::parse("768527e2-58b4-45e7-8822-d3e36f19e808.local").unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_name_that_somebody_answers_for_is_found() {
+        let names = Names::in_group(group(), Ipv4Addr::LOCALHOST);
+        let address = Ipv4Addr::new(192, 0, 2, 9);
+        let answering = tokio::spawn(answer_for(names.clone(), name(), address, 1));
+        // The question may come before the other side listens; then the second finds it.
+        let found = names.find(&name(), &[]).await;
+        assert_eq!(found, Some(address.into()));
+        answering.abort();
+    }
+
+    #[tokio::test]
+    async fn a_question_that_is_not_answered_is_asked_again_and_then_given_up() {
+        let names = Names::in_group(group(), Ipv4Addr::LOCALHOST);
+        let other = Name::parse("other.local").unwrap();
+        let address = Ipv4Addr::new(192, 0, 2, 9);
+        let answering = tokio::spawn(answer_for(names.clone(), name(), address, 2));
+        tokio::task::yield_now().await;
+        let (found, nothing) =
+            futures::future::join(names.find(&name(), &[]), names.find(&other, &[])).await;
+        assert_eq!((found, nothing), (Some(address.into()), None));
+        answering.abort();
+    }
+
+    #[tokio::test]
+    async fn only_so_many_names_are_looked_up_at_once() {
+        let names = Names::in_group(group(), Ipv4Addr::LOCALHOST);
+        let all = names.places.try_acquire_many(32).unwrap();
+        assert_eq!(names.find(&name(), &[]).await, None);
+        drop(all);
+        assert_eq!(names.places.available_permits(), MAX_LOOKUPS);
+    }
+}

@@ -1,0 +1,82 @@
+//! Candidates that hide their address behind a name, as those of browsers do.
+
+use std::net::SocketAddrV4;
+
+use super::{
+    super::names::{
+        Names,
+        tests::{answer_for, group},
+    },
+    *,
+};
+use crate::proto::{Phase, mdns::Name};
+
+const NAME: &str = "768527e2-58b4-45e7-8822-d3e36f19e808.local";
+
+/// Candidates have the name in place of the address.
+fn hidden() -> Tamper {
+    let hide = |text: &str| text.replace(" 127.0.0.1 ", &format!(" {NAME} "));
+    Arc::new(move |signal| {
+        Some(match signal {
+            Signal::Offer(text) => Signal::Offer(hide(&text)),
+            Signal::Candidate {
+                candidate,
+                mid,
+                index,
+            } => Signal::Candidate {
+                candidate: hide(&candidate),
+                mid,
+                index,
+            },
+            other => other,
+        })
+    })
+}
+
+/// No candidate arrives: the other side cannot begin.
+fn mute() -> Tamper {
+    Arc::new(|signal| match signal {
+        Signal::Candidate { .. } => None,
+        Signal::Answer(text) => {
+            let lines = text.lines().filter(|line| !line.starts_with("a=candidate"));
+            Some(Signal::Answer(
+                lines.map(|line| format!("{line}\r\n")).collect(),
+            ))
+        }
+        other => Some(other),
+    })
+}
+
+/// An answerer that asks for names in a group of its own.
+fn asking(group: SocketAddrV4, config: CallConfig) -> Caller {
+    let settings = Config::new(&Keypair::generate_ed25519());
+    let names = Names::in_group(group, Ipv4Addr::LOCALHOST);
+    Caller::with_names(config, Arc::new(SocketFactory::new(settings)), names)
+}
+
+#[tokio::test]
+async fn a_name_that_is_found_leads_to_the_peer() {
+    let group = group();
+    let names = Names::in_group(group, Ipv4Addr::LOCALHOST);
+    let name = Name::parse(NAME).unwrap();
+    let answering = tokio::spawn(answer_for(names, name, Ipv4Addr::LOCALHOST, 1));
+    let (a, b) = (Caller::new(config()), asking(group, config()));
+    let applications = [messages(true), messages(false)];
+    let mut ends = connect(&a, &b, applications, [hidden(), mute()]).await;
+    ends[0].channel().await;
+    ends[1].channel().await;
+    answering.abort();
+}
+
+#[tokio::test]
+async fn names_are_skipped_where_they_are_not_to_be_looked_up() {
+    let time = Duration::from_secs(2);
+    let (a, b) = (
+        impatient(config(), time),
+        impatient(config().with_mdns(false), time),
+    );
+    let applications = [messages(true), messages(false)];
+    let mut ends = connect(&a, &b, applications, [hidden(), mute()]).await;
+    let reason = ends[1].closed().await;
+    assert_eq!(reason, CloseReason::HandshakeTimedOut(Phase::Ice));
+}

@@ -1,0 +1,126 @@
+//! The flows to the TURN servers of calls, and the addresses of this host that calls offer.
+//!
+//! A part of [`Table`], as `calls.rs`.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use super::{Table, hosts::HostChange};
+use crate::{
+    proto::{
+        ConnectionId, Endpoint,
+        ice::{RelayId, RelayServer},
+    },
+    transport::{call::Flow, shared::RelayShared},
+};
+
+impl Table {
+    /// One more TURN server of a call.
+    pub(super) fn add_relay(
+        &mut self,
+        endpoint: &mut Endpoint,
+        now: Instant,
+        id: ConnectionId,
+        (number, server, flow): (usize, &RelayServer, Flow),
+    ) {
+        let Some(relay) = endpoint.add_relay(now, id, server) else {
+            return;
+        };
+        let shared = RelayShared::new(Arc::clone(&self.socket), relay, flow.local_ip());
+        // Not one of the helpers: it outlives the call for its last words.
+        tokio::spawn(flow.run(Arc::clone(&shared)));
+        self.calls.relays.insert(relay, (id, Arc::clone(&shared)));
+        if let Some(call) = self.call_mut(id) {
+            call.relays.insert(relay, (number, shared));
+        }
+    }
+
+    /// Passes on what came from a TURN server.
+    pub(super) fn visit_relay(&mut self, endpoint: &mut Endpoint, now: Instant, relay: RelayId) {
+        let Some((_, shared)) = self.calls.relays.get(&relay) else {
+            return;
+        };
+        let ended = shared.take_inbound(|bytes| endpoint.handle_relay(now, relay, bytes));
+        if ended {
+            self.close_relay(endpoint, now, relay);
+        }
+    }
+
+    /// A flow has ended, or is to end.
+    pub(super) fn close_relay(&mut self, endpoint: &mut Endpoint, now: Instant, relay: RelayId) {
+        endpoint.relay_closed(now, relay);
+        if let Some((id, shared)) = self.calls.relays.remove(&relay) {
+            shared.close();
+            if let Some(call) = self.call_mut(id) {
+                call.relays.remove(&relay);
+            }
+        }
+    }
+
+    /// Hands out what the core has for TURN servers.
+    pub(super) fn send_to_relays(&self, endpoint: &mut Endpoint) {
+        while let Some(transmit) = endpoint.poll_relay() {
+            if let Some((_, shared)) = self.calls.relays.get(&transmit.relay) {
+                shared.push_outbound(transmit.contents);
+            }
+        }
+    }
+
+    /// Tells all calls what has changed on the interfaces.
+    pub(super) fn poll_hosts(
+        &mut self,
+        cx: &mut Context<'_>,
+        endpoint: &mut Endpoint,
+        now: Instant,
+    ) {
+        while let Poll::Ready(change) = self.calls.hosts.poll_change(cx) {
+            let (ip, is_up) = match change {
+                HostChange::Up(ip) => (ip, true),
+                HostChange::Down(ip) => (ip, false),
+                HostChange::AllKnown => {
+                    for id in &self.calls.ids {
+                        self.tell_whether_all_is_known(endpoint, now, *id);
+                    }
+                    continue;
+                }
+            };
+            if !is_up {
+                self.lose_flows(endpoint, now, ip);
+            }
+            let Some(address) = self.calls.hosts.address(ip) else {
+                continue;
+            };
+            for id in &self.calls.ids {
+                let call = self
+                    .connections
+                    .get(id)
+                    .and_then(|entry| entry.call.as_deref());
+                // Calls that announce other addresses do not follow the interfaces.
+                if call.is_none_or(|call| !call.help.announced.is_empty()) {
+                    continue;
+                }
+                match is_up {
+                    true => endpoint.add_host(now, *id, address),
+                    false => endpoint.remove_host(now, *id, address),
+                }
+            }
+        }
+    }
+
+    /// An address of ours is gone, and with it the flows that leave from it: TCP would need minutes to see that.
+    fn lose_flows(&mut self, endpoint: &mut Endpoint, now: Instant, ip: IpAddr) {
+        let lost = self
+            .calls
+            .relays
+            .iter()
+            .filter(|(_, (_, flow))| flow.local_ip() == Some(ip));
+        let lost: Vec<_> = lost.map(|(relay, _)| *relay).collect();
+        for relay in lost {
+            self.close_relay(endpoint, now, relay);
+        }
+    }
+}

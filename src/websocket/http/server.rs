@@ -1,0 +1,180 @@
+//! Accepts TCP connections and speaks HTTP on them, with TLS or without.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use hyper::{
+    Request, body::Incoming, server::conn::http1, service::service_fn, upgrade::OnUpgrade,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
+
+use super::{
+    answer::{Answer, Sender},
+    limit::{Share, Shares},
+    messages::{self, Messages, Socket},
+    tls::ServerTls,
+};
+
+/// Time for the TLS handshake, and again for the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of the head of a request.
+const MAX_HEAD: usize = 16 * 1024;
+/// Pause after the system had no room for another connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Room for connections, of which one address (a proxy aside) has half at most.
+#[derive(Clone)]
+pub(crate) struct Room {
+    all: Arc<Semaphore>,
+    shares: Arc<Shares>,
+    proxies: Arc<[IpAddr]>,
+}
+
+/// The place of a connection among all, and among those of its address; free again when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    _room: OwnedSemaphorePermit,
+    _share: Option<Share>,
+}
+
+impl Room {
+    /// Room for so many. All clients of a proxy come from its address, so it has no share.
+    pub(crate) fn new(connections: usize, proxies: &[IpAddr]) -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(connections)),
+            shares: Shares::new(connections.div_ceil(2)),
+            proxies: proxies.into(),
+        }
+    }
+
+    /// `None` if the address has its share already.
+    fn place(&self, room: OwnedSemaphorePermit, from: IpAddr) -> Option<Place> {
+        let share = match self.proxies.contains(&from.to_canonical()) {
+            true => None,
+            false => Some(self.shares.take(from)?),
+        };
+        Some(Place {
+            _room: room,
+            _share: share,
+        })
+    }
+
+    /// Accepts as long as there is room, and has each connection served by a task of its own. Never ends.
+    pub(crate) async fn accept<F>(
+        self,
+        listener: TcpListener,
+        serve: impl Fn(TcpStream, SocketAddr, Place) -> F,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        loop {
+            let Ok(permit) = self.all.clone().acquire_owned().await else {
+                return;
+            };
+            match listener.accept().await {
+                Ok((stream, from)) => match self.place(permit, from.ip()) {
+                    Some(place) => drop(tokio::spawn(serve(stream, from, place))),
+                    None => {
+                        tracing::debug!(from = %from.ip(), "too many connections of one address")
+                    }
+                },
+                Err(error) => {
+                    tracing::debug!(%error, "connection not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Room")
+            .field("free", &self.all.available_permits())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Serves one TCP connection: TLS if it is given, then HTTP. `answer` is asked for each request; what it answers with 101
+/// it can wait for with [`upgraded`].
+pub(crate) async fn serve<A>(
+    stream: TcpStream,
+    from: SocketAddr,
+    tls: Option<ServerTls>,
+    answer: impl FnOnce(Sender) -> A,
+) where
+    A: Fn(Request<Incoming>) -> Answer,
+{
+    // A key press must not wait for the acknowledgement of the one before.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY not set");
+    }
+    let sender = Sender {
+        address: from.ip(),
+        local: is_local(&stream, from),
+        tls: tls.is_some(),
+    };
+    let answer = answer(sender);
+    let Some(tls) = tls else {
+        return converse(sender, stream, answer).await;
+    };
+    let handshake = TlsAcceptor::from(tls.config).accept(stream);
+    match tokio::time::timeout(HEAD_TIMEOUT, handshake).await {
+        Ok(Ok(stream)) => converse(sender, stream, answer).await,
+        Ok(Err(error)) => tracing::debug!(from = %sender.address, %error, "TLS handshake failed"),
+        Err(_) => tracing::debug!(from = %sender.address, "TLS handshake too slow"),
+    }
+}
+
+fn is_local(stream: &TcpStream, from: SocketAddr) -> bool {
+    let to = stream.local_addr();
+    from.ip().to_canonical().is_loopback()
+        && to.is_ok_and(|to| to.ip().to_canonical().is_loopback())
+}
+
+async fn converse<S, A>(sender: Sender, stream: S, answer: A)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    A: Fn(Request<Incoming>) -> Answer,
+{
+    let service =
+        service_fn(move |request| std::future::ready(Ok::<_, Infallible>(answer(request))));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    if let Err(error) = connection.await {
+        tracing::debug!(from = %sender.address, %error, "connection ended");
+    }
+}
+
+/// The WebSocket that a request becomes when it is answered with 101; `None` if its connection ends before.
+pub(crate) async fn upgraded(upgrade: OnUpgrade) -> Option<Socket> {
+    match upgrade.await {
+        Ok(io) => {
+            let io: messages::Io = Box::new(TokioIo::new(io));
+            let config = Some(messages::config());
+            let socket = WebSocketStream::from_raw_socket(io, Role::Server, config).await;
+            Some(Messages::new(socket))
+        }
+        Err(error) => {
+            tracing::debug!(%error, "upgrade failed");
+            None
+        }
+    }
+}

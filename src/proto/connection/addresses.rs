@@ -16,6 +16,13 @@ const ADDRESS_LIFETIME: Duration = Duration::from_secs(30);
 pub(crate) struct TooManyAddresses;
 
 impl Connection {
+    /// The path, and whether nothing comes by it any more.
+    #[cfg(test)]
+    pub(crate) fn selected_path(&self) -> Option<(crate::proto::ice::Selected, bool)> {
+        let agent = &self.call()?.agent;
+        Some((agent.selected()?, agent.is_lost()))
+    }
+
     /// The peer's current address.
     pub(crate) fn remote(&self) -> SocketAddr {
         self.remote

@@ -170,7 +170,7 @@ impl Connection {
         }
     }
 
-    fn call(&self) -> Option<&Signaled> {
+    pub(super) fn call(&self) -> Option<&Signaled> {
         match &self.ice {
             Ice::Signaled(signaled) => Some(signaled),
             Ice::Lite(_) | Ice::Prober(_) => None,
@@ -367,13 +367,6 @@ impl Connection {
         self.call()
             .map_or(0, |signaled| signaled.max_message_size)
             .min(MAX_SENT_MESSAGE)
-    }
-
-    /// The path, and whether nothing comes by it any more.
-    #[cfg(test)]
-    pub(crate) fn selected_path(&self) -> Option<(Selected, bool)> {
-        let agent = &self.call()?.agent;
-        Some((agent.selected()?, agent.is_lost()))
     }
 
     /// All routes that lead here by anything but an address.

@@ -9,7 +9,7 @@ use std::fmt;
 #[cfg(test)]
 mod tests;
 
-use super::{candidate::Candidate, fingerprint::Fingerprint};
+use super::{candidate::Candidate, fingerprint::Fingerprint, ice::MAX_REMOTE_UFRAG_LEN};
 
 /// Longest description: what the length of SocketPipe's messages can say.
 pub(crate) const MAX_DESCRIPTION_LEN: usize = 65_535;
@@ -19,8 +19,9 @@ pub(crate) const MAX_CANDIDATES: usize = 64;
 const MAX_LINES: usize = 512;
 /// Fingerprints that are kept.
 const MAX_FINGERPRINTS: usize = 8;
-/// Lengths of an ICE ufrag and password (RFC 8839 section 5.4).
-const UFRAG_LEN: std::ops::RangeInclusive<usize> = 4..=256;
+/// Length of an ICE ufrag. RFC 8839 section 5.4 allows 256, but a check to the peer has to name it.
+const UFRAG_LEN: std::ops::RangeInclusive<usize> = 4..=MAX_REMOTE_UFRAG_LEN;
+/// Length of an ICE password (RFC 8839 section 5.4).
 const PASSWORD_LEN: std::ops::RangeInclusive<usize> = 22..=256;
 /// Longest `mid`: it must fit a byte in SocketPipe's messages.
 const MAX_MID_LEN: usize = 64;

@@ -24,6 +24,9 @@ use crate::proto::{
 
 /// Pairs of candidates that are checked at most (RFC 8445 section 6.1.2.5 names 100).
 const MAX_PAIRS: usize = 128;
+/// Ports of one address of the peer that are tried. Behind a NAT, or at a TURN server, its interfaces share one; more
+/// would only let a stranger have us send more to whom he likes.
+pub(super) const MAX_PORTS: usize = 16;
 /// First repetition of a check and longest pause between checks of a pair that works (RFC 7675 section 5.1: about 5 s).
 const FIRST_RETRANSMISSION: Duration = Duration::from_millis(200);
 const CONSENT_INTERVAL: Duration = Duration::from_secs(3);
@@ -260,7 +263,12 @@ impl Generation {
             return true;
         }
         let pairs = (self.remotes.len() + 1) * self.locals.max(1);
-        let room = self.remotes.len() < MAX_CANDIDATES && pairs <= MAX_PAIRS;
+        let ports = self
+            .remotes
+            .keys()
+            .filter(|known| known.ip() == address.ip());
+        let room =
+            self.remotes.len() < MAX_CANDIDATES && ports.count() < MAX_PORTS && pairs <= MAX_PAIRS;
         if room {
             self.remotes.insert(address, false);
         }

@@ -28,6 +28,9 @@ use super::stun::TransactionId;
 /// Characters of our ufrags and passwords: 95 and 190 bits (RFC 8445 section 5.3 wants 24 and 128).
 const UFRAG_LEN: usize = 16;
 const PASSWORD_LEN: usize = 32;
+/// Characters of the longest ufrag that a peer may have: a check names both sides' and a colon between them, and the
+/// engine panics where that takes more than 128 bytes.
+pub(crate) const MAX_REMOTE_UFRAG_LEN: usize = 128 - 1 - UFRAG_LEN;
 /// Addresses of ours that are used: more make more pairs than anybody needs.
 pub(crate) const MAX_HOSTS: usize = 8;
 /// STUN servers that are asked, and TURN servers that are used.

@@ -6,8 +6,8 @@ use std::{
 use rand::{SeedableRng, rngs::StdRng};
 
 use super::{
-    AddressFilter, CandidateUse, Credentials,
-    agent::{Check, Generation, Local},
+    AddressFilter, CandidateUse, Credentials, MAX_REMOTE_UFRAG_LEN,
+    agent::{Check, Generation, Local, MAX_PORTS},
 };
 use crate::proto::{
     candidate::{Candidate, CandidateKind},
@@ -189,4 +189,43 @@ fn the_filter_keeps_checks_away_from_where_they_must_not_go() {
     }
     assert!(strict.allows(address("198.51.100.1:1")));
     assert!(strict.allows(address("[2001:db8::1]:1")));
+}
+
+#[test]
+fn the_longest_ufrag_of_a_peer_is_checked_like_any_other() {
+    let now = start();
+    let mut rng = StdRng::seed_from_u64(7);
+    let credentials = Credentials::generate(&mut rng);
+    let mut end = Generation::new(0, credentials.clone(), true, 1, now);
+    end.add_local(host("10.0.0.1:4000")).unwrap();
+    let remote = Credentials {
+        ufrag: "a".repeat(MAX_REMOTE_UFRAG_LEN),
+        ..credentials
+    };
+    end.set_remote(now, remote.clone(), AddressFilter::ALL);
+    let candidate = Candidate::parse("candidate:1 1 udp 1 10.0.0.2 4000 typ host").unwrap();
+    end.add_remote(&candidate, AddressFilter::ALL);
+    end.handle_timeout(now + Duration::from_secs(1));
+    let check = end.poll_check().expect("the candidate is checked");
+    let Message::BindingRequest(request) = stun::parse(&check.datagram).unwrap() else {
+        panic!("it is a request");
+    };
+    let (theirs, _) = request.username().unwrap().split_once(':').unwrap();
+    assert_eq!(theirs, remote.ufrag);
+}
+
+#[test]
+fn few_ports_of_one_address_are_tried() {
+    let ([mut end, _], _) = pair([true, false]);
+    let used = |end: &mut Generation, ip: &str| {
+        (1..=64)
+            .filter(|port| {
+                let text = format!("candidate:1 1 udp 1 {ip} {port} typ host");
+                let candidate = Candidate::parse(&text).unwrap();
+                end.add_remote(&candidate, AddressFilter::ALL) == CandidateUse::Taken
+            })
+            .count()
+    };
+    assert_eq!(used(&mut end, "192.0.2.1"), MAX_PORTS);
+    assert_eq!(used(&mut end, "192.0.2.2"), MAX_PORTS);
 }

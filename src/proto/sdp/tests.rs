@@ -176,6 +176,17 @@ fn values_that_are_out_of_bounds_are_refused() {
     ] {
         assert_eq!(with(from, to), Err(SdpError::Attribute(what)), "{to}");
     }
+    let ufrag = |length| {
+        with(
+            "ice-ufrag:Abcdefgh",
+            &format!("ice-ufrag:{}", "x".repeat(length)),
+        )
+    };
+    assert!(ufrag(MAX_REMOTE_UFRAG_LEN).is_ok());
+    assert_eq!(
+        ufrag(MAX_REMOTE_UFRAG_LEN + 1),
+        Err(SdpError::Attribute("ice-ufrag"))
+    );
     let long = format!("ice-pwd:{}", "x".repeat(257));
     assert_eq!(
         with("ice-pwd:0123456789abcdefghijkl", &long),

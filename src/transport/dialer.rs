@@ -58,7 +58,7 @@ impl SocketFactory {
     }
 
     /// The DTLS settings that all sockets share.
-    fn dtls(&self) -> Result<DtlsContext, Error> {
+    pub(crate) fn dtls(&self) -> Result<DtlsContext, Error> {
         if let Some(dtls) = self.dtls.get() {
             return Ok(dtls.clone());
         }

@@ -63,6 +63,15 @@ pub(crate) struct Identity {
     pub(crate) private_key_der: Vec<u8>,
 }
 
+impl From<Identity> for dimpl::DtlsCertificate {
+    fn from(identity: Identity) -> Self {
+        Self {
+            certificate: identity.certificate_der,
+            private_key: identity.private_key_der,
+        }
+    }
+}
+
 /// What all sessions of an endpoint share.
 #[derive(Clone, Debug)]
 pub(crate) struct DtlsContext {
@@ -72,6 +81,15 @@ pub(crate) struct DtlsContext {
 }
 
 impl DtlsContext {
+    /// The same settings with another certificate: to make and check them costs as much as a handshake.
+    pub(crate) fn with_identity(&self, identity: Identity) -> Self {
+        Self {
+            plain: Arc::clone(&self.plain),
+            cookie: Arc::clone(&self.cookie),
+            certificate: identity.into(),
+        }
+    }
+
     /// Checks the certificate and prepares the settings of all sessions.
     pub(crate) fn new(
         identity: Identity,
@@ -92,10 +110,7 @@ impl DtlsContext {
                 .map(Arc::new)
                 .map_err(|error| IdentityError(error.to_string()))
         };
-        let certificate = dimpl::DtlsCertificate {
-            certificate: identity.certificate_der,
-            private_key: identity.private_key_der,
-        };
+        let certificate = dimpl::DtlsCertificate::from(identity);
         let plain = config(false)?;
         plain
             .crypto_provider()

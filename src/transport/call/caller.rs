@@ -17,7 +17,7 @@ use super::{
     Application, Call, CallConfig, CallError, IceServer, Names, SocketHandle, servers::Servers,
 };
 use crate::{
-    proto::{DtlsContext, Identity, ice::AddressFilter, sdp::Description},
+    proto::{Identity, ice::AddressFilter, sdp::Description},
     transport::{
         Certificate, Config, Error,
         dialer::SocketFactory,
@@ -225,8 +225,7 @@ impl Caller {
             certificate_der: certificate.certificate_der().to_vec(),
             private_key_der: certificate.private_key_der().to_vec(),
         };
-        let timeout = self.inner.sockets.factory.config.limits.handshake_timeout;
-        let dtls = DtlsContext::new(identity, timeout).map_err(Error::from)?;
+        let dtls = self.inner.sockets.factory.dtls()?.with_identity(identity);
         let is_libp2p = application == Application::Libp2p;
         let fingerprint = certificate.fingerprint();
         let (shared, handle) = socket.call(|shared| NewCall {

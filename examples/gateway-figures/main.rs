@@ -13,6 +13,7 @@
 
 mod echo;
 mod flood;
+mod program;
 
 use std::{error::Error, process::ExitCode, time::Duration};
 

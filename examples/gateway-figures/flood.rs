@@ -130,7 +130,8 @@ pub(crate) async fn run(
     }
     let memory = serve.memory()?;
     let (alive, bytes) = crowd.end()?;
-    let mib_per_s = bytes as f64 / (1024.0 * 1024.0) / since.elapsed().as_secs_f64();
+    let mib = bytes as f64 / (1024.0 * 1024.0);
+    let mib_per_s = mib / since.elapsed().as_secs_f64();
     let most_kib = NODE_KIB + SESSION_KIB * sessions as u64;
     let bound_ms = bound.as_millis();
     for (kind, echo, worst) in all {
@@ -138,7 +139,7 @@ pub(crate) async fn run(
         ok &= good;
         println!(
             "{{\"figure\":\"flood\",\"path\":\"{kind}\",\"sessions\":{sessions},\"alive\":{},\"floods\":{floods},\
-             \"flooded_mib_s\":{mib_per_s:.1},\"echo_ms\":{echo:.3},\"echo_p99_ms\":{worst:.3},\"bound_ms\":{bound_ms},\
+             \"flooded_mib\":{mib:.0},\"flooded_mib_s\":{mib_per_s:.1},\"echo_ms\":{echo:.3},\"echo_p99_ms\":{worst:.3},\"bound_ms\":{bound_ms},\
              \"memory_kib\":{memory},\"memory_bound_kib\":{most_kib},\"ok\":{good}}}",
             alive + 1,
         );

@@ -237,12 +237,12 @@ dht_address() {
 dht_commands() {
     local dir=$1 dht=target/release/examples/dht listen=/ip4/127.0.0.1/udp/0/webrtc-direct addr first again
     "$dht" run --folder "$dir/a" --listen $listen >"$dir/a.out" &
-    pids+=($!)
+    nodes[a]=$!
     addr=$(dht_address "$dir/a.out")
     "$dht" provide report.pdf --folder "$dir/c" --listen $listen --bootstrap "$addr" >"$dir/c.out" &
-    pids+=($!)
+    nodes[c]=$!
     "$dht" run --folder "$dir/b" --listen $listen --bootstrap "$addr" >"$dir/b.out" &
-    local b=$!
+    nodes[b]=$!
     first=$(dht_address "$dir/b.out")
     "$dht" put /rtc/greeting hello --folder "$dir/a" || return 1
     [ "$("$dht" get /rtc/greeting --folder "$dir/b")" = hello ] || { echo "the record is not found" >&2; return 1; }
@@ -255,23 +255,31 @@ dht_commands() {
         echo "a record was found that nobody put" >&2
         return 1
     fi
-    kill -INT "$b"
-    wait "$b" || { echo "the node did not end well" >&2; return 1; }
+    end_node b || return 1
     [ -s "$dir/b/peers" ] || { echo "the node kept no peers" >&2; return 1; }
-    "$dht" run --folder "$dir/b" --listen $listen >"$dir/b.out" &
-    pids+=($!)
-    again=$(dht_address "$dir/b.out")
+    "$dht" run --folder "$dir/b" --listen $listen >"$dir/b-again.out" &
+    nodes[b]=$!
+    again=$(dht_address "$dir/b-again.out")
     [ "$again" = "$first" ] || { echo "$first came back as $again" >&2; return 1; }
-    [ "$("$dht" get /rtc/greeting --folder "$dir/b")" = hello ]
+    # Who asks knows nobody but that node, which has no record itself.
+    [ "$("$dht" get /rtc/greeting --folder "$dir/d" --bootstrap "$again")" = hello ]
+}
+
+# end_node NAME: a node of `nodes`; it has to end well.
+end_node() {
+    local pid=${nodes[$1]}
+    unset "nodes[$1]"
+    kill -INT "$pid"
+    wait "$pid" || { echo "the node $1 did not end well" >&2; return 1; }
 }
 
 dht_example() {
     interop/build || return 1
-    local dir pids=() status=0
+    local dir name status=0
+    local -A nodes=()
     dir=$(mktemp -d)
     dht_commands "$dir" || status=1
-    kill -INT "${pids[@]}"
-    wait "${pids[@]}" || status=1
+    for name in "${!nodes[@]}"; do end_node "$name" || status=1; done
     rm -r "$dir"
     return $status
 }

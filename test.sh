@@ -64,6 +64,15 @@ missing() {
     [ "${CI:-}" != true ]
 }
 
+# told NAME COMMAND...: runs it, with its output in target/NAME, too; where that says SKIPPED, something was left out.
+told() {
+    local log=target/$1 status=0
+    shift
+    "$@" | tee "$log" || status=1
+    ! grep -q SKIPPED "$log" || absent=yes
+    return $status
+}
+
 # Whether one of these programs can be run.
 any_of() {
     local program
@@ -141,40 +150,23 @@ node_example() {
 
 # interop/run says what it skips.
 interoperability() {
-    local status=0
-    interop/run | tee target/interoperability || status=1
-    ! grep -q SKIPPED target/interoperability || absent=yes
-    return $status
+    told interoperability interop/run
 }
 
 unified_testing() {
-    local status=0
-    interop/unified/run | tee target/unified-testing || status=1
-    [ -s target/unified-testing ] || absent=yes
-    return $status
+    told unified-testing interop/unified/run
 }
 
-# It says what it skips.
 gateway() {
-    local status=0
-    interop/gateway/run | tee target/gateway || status=1
-    ! grep -q SKIPPED target/gateway || absent=yes
-    return $status
+    told gateway interop/gateway/run
 }
 
-# Both say what they skip.
 networks() {
-    local status=0
-    interop/nat/run | tee target/networks || status=1
-    ! grep -q SKIPPED target/networks || absent=yes
-    return $status
+    told networks interop/nat/run
 }
 
 independent_client() {
-    local status=0
-    interop/webrtc-rs/run | tee target/independent-client || status=1
-    ! grep -q SKIPPED target/independent-client || absent=yes
-    return $status
+    told independent-client interop/webrtc-rs/run
 }
 
 # Pages in Chromium and Firefox that dial /ws/webrtc with plain browser APIs.
@@ -185,23 +177,21 @@ pages_by_websocket() {
     out=$(mktemp)
     target/release/interop-ours listen /ip4/127.0.0.1/tcp/0/ws/webrtc >"$out" &
     pid=$!
-    node interop/js/signaled.mjs --addr "$(address_in "$out")" | tee target/pages-by-websocket || status=1
+    told pages-by-websocket node interop/js/signaled.mjs --addr "$(address_in "$out")" || status=1
     kill -INT "$pid"
-    wait "$pid" || true
+    wait "$pid" || { echo "the listener did not end well" >&2; status=1; }
     rm -f "$out"
-    ! grep -q SKIPPED target/pages-by-websocket || absent=yes
     return $status
 }
 
-# Types, the committed bundle, the tests of the page, and in Chromium the page that the program serves.
+# Types, the committed bundle, the tests of the page, and in Chromium and Firefox the page that the program serves.
 web_page() {
     any_of npm || { missing "Node.js 20 with npm (needed by web)"; return; }
-    any_of ${CHROMIUM:-chromium chromium-browser google-chrome google-chrome-stable} ||
-        missing "Chromium (needed by the test of the page)" || return
     # Built already, by the step "tests".
     cargo test --quiet --no-run --workspace --features libp2p-rtc/gateway || return
     (cd web && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error &&
-        npm run --silent types && npm run --silent check && npm test --silent && npm run --silent test:page)
+        npm run --silent types && npm run --silent check && npm test --silent) &&
+        told web-page npm run --silent --prefix web test:page
 }
 
 # The page of examples/dht-page in Chromium and Firefox, against nodes of examples/dht and examples/dht_swarm. It takes
@@ -210,10 +200,7 @@ dht_page() {
     any_of npm || { missing "Node.js 20 with npm (needed by examples/dht-page)"; return; }
     interop/build || return 1
     need_js_peers || return 1
-    local status=0
-    node examples/dht-page/run.mjs | tee target/dht-page || status=1
-    ! grep -q SKIPPED target/dht-page || absent=yes
-    return $status
+    told dht-page node examples/dht-page/run.mjs
 }
 
 # One fixed seed: what a random one finds must not fail an unrelated change. `cargo test` alone draws fresh seeds and

@@ -91,7 +91,6 @@ need_packages() {
     any_of protoc || packages+=(protobuf-compiler)
     any_of redis-server || packages+=(redis-server)
     any_of nft || packages+=(nftables)
-    any_of turnserver || packages+=(coturn)
     any_of openssl || packages+=(openssl)
     # Not in everybody's PATH.
     any_of /usr/sbin/sshd || packages+=(openssh-server)

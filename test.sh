@@ -3,6 +3,7 @@
 #
 # ./test.sh            everything
 # ./test.sh quick      without what needs other programs: interoperability, web page; installs nothing
+# ./test.sh only NAME  one step, by the name of its function below, without a limit of time
 # ./test.sh --help     this text
 #
 # Installs what it needs where it may (Debian packages when root; npm, Go and Python packages). On a machine where it
@@ -16,17 +17,18 @@ usage() {
 }
 
 quick=false
-for argument in "$@"; do
-    case $argument in
-        quick) quick=true ;;
-        -h | --help) usage; exit 0 ;;
-        *)
-            printf 'unknown argument: %s\n\n' "$argument" >&2
-            usage >&2
-            exit 2
-            ;;
-    esac
-done
+only=
+case "$*" in
+    '') ;;
+    quick) quick=true ;;
+    'only '*) only=${2-} ;;
+    -h | --help) usage; exit 0 ;;
+    *)
+        printf 'unknown arguments: %s\n\n' "$*" >&2
+        usage >&2
+        exit 2
+        ;;
+esac
 
 # The interoperability set takes its programs from there.
 if [ -n "${CARGO_TARGET_DIR:-}" ] && [ "$CARGO_TARGET_DIR" != "$PWD/target" ]; then
@@ -36,27 +38,44 @@ export CARGO_TARGET_DIR=$PWD/target
 
 passed=0
 failed=()
-# Names of steps that left something out; and what the current one has.
+# Names of steps that left something out.
 skipped=()
-absent=
+# Exit status of such a step.
+SKIPPED=77
+# Of the step that runs: its processes.
+group=
+trap '[ -z "$group" ] || kill -- "-$group"; exit 130' INT TERM HUP
 
+# step NAME MINUTES FUNCTION: whatever takes longer hangs. The limits are far above what a slow machine needs.
 step() {
-    local name=$1
-    shift
-    local start=$SECONDS
-    absent=
+    local name=$1 minutes=$2 status=0 start=$SECONDS
     printf '\n== %s\n' "$name"
-    if ! "$@"; then
-        failed+=("$name")
-        printf -- '-- %s: FAILED, %d s\n' "$name" $((SECONDS - start))
-    elif [ -n "$absent" ]; then
-        skipped+=("$name")
-        printf -- '-- %s: SKIPPED in part or whole, %d s\n' "$name" $((SECONDS - start))
-    else
-        passed=$((passed + 1))
-        printf -- '-- %s: ok, %d s\n' "$name" $((SECONDS - start))
-    fi
+    # In a process group of its own, with which everything ends that the step has begun.
+    set -m
+    timeout --kill-after 20 "${minutes}m" ./test.sh only "$3" </dev/null &
+    group=$!
+    set +m
+    wait "$group" || status=$?
+    group=
+    [ $status -ne 124 ] || printf 'not done within %d minutes\n' "$minutes"
+    case $status in
+        0)
+            passed=$((passed + 1))
+            printf -- '-- %s: ok, %d s\n' "$name" $((SECONDS - start))
+            ;;
+        "$SKIPPED")
+            skipped+=("$name")
+            printf -- '-- %s: SKIPPED in part or whole, %d s\n' "$name" $((SECONDS - start))
+            ;;
+        *)
+            failed+=("$name")
+            printf -- '-- %s: FAILED, %d s\n' "$name" $((SECONDS - start))
+            ;;
+    esac
 }
+
+# What the step has left out, if anything.
+absent=
 
 missing() {
     absent=yes
@@ -100,6 +119,10 @@ need_packages() {
         apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null && return 0
     fi
     missing "Debian packages ${packages[*]} (needed by the tests of the gateway and the interoperability set)"
+}
+
+format() {
+    cargo fmt --all --check
 }
 
 documentation() {
@@ -147,7 +170,11 @@ node_example() {
     return $status
 }
 
-# interop/run says what it skips.
+# All programs of the steps behind this one.
+programs() {
+    interop/build
+}
+
 interoperability() {
     told interoperability interop/run
 }
@@ -280,24 +307,32 @@ dht_swarm() {
 
 command -v cargo >/dev/null || { echo "missing: a Rust toolchain (https://rustup.rs)" >&2; exit 1; }
 
-step "format" cargo fmt --all --check
-step "lints" lints
-step "documentation" documentation
+if [ -n "$only" ]; then
+    [ "$(type -t "$only")" = function ] || { printf 'there is no step %s\n' "$only" >&2; exit 2; }
+    "$only" || exit 1
+    [ -z "$absent" ] || exit $SKIPPED
+    exit 0
+fi
+
+step "format" 5 format
+step "lints" 60 lints
+step "documentation" 30 documentation
 # Before the tests: some need an SSH server.
-$quick || step "packages" need_packages
-step "tests" tests
+$quick || step "packages" 20 need_packages
+step "tests" 90 tests
 if ! $quick; then
-    step "node example" node_example
-    step "dht example" dht_example
-    step "gateway" gateway
-    step "independent client" independent_client
-    step "networks" networks
-    step "pages by WebSocket" pages_by_websocket
-    step "dht swarm" dht_swarm
-    step "interoperability" interoperability
-    step "unified-testing" unified_testing
-    step "web page" web_page
-    step "dht page" dht_page
+    step "programs" 90 programs
+    step "node example" 5 node_example
+    step "dht example" 5 dht_example
+    step "gateway" 40 gateway
+    step "independent client" 10 independent_client
+    step "networks" 10 networks
+    step "pages by WebSocket" 10 pages_by_websocket
+    step "dht swarm" 20 dht_swarm
+    step "interoperability" 60 interoperability
+    step "unified-testing" 20 unified_testing
+    step "web page" 40 web_page
+    step "dht page" 40 dht_page
 fi
 
 # Names in one line.

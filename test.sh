@@ -129,11 +129,14 @@ documentation() {
     RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --document-private-items -p libp2p-rtc --features gateway
 }
 
-# All features, and those that users of the transport or of the protocol have, without what tests add to them.
+# All features with what tests add to them, and what users have who take one feature or none.
 lints() {
-    cargo clippy --quiet --workspace --all-targets --features libp2p-rtc/gateway -- -D warnings &&
-        cargo check --quiet -p libp2p-rtc --no-default-features &&
-        cargo check --quiet -p libp2p-rtc --features socketpipe
+    local feature
+    cargo clippy --quiet --workspace --all-targets --features libp2p-rtc/gateway -- -D warnings || return
+    for feature in '' swarm socketpipe websocket; do
+        cargo clippy --quiet -p libp2p-rtc --no-default-features --features "$feature" -- -D warnings ||
+            { printf 'with the feature "%s" alone\n' "$feature" >&2; return 1; }
+    done
 }
 
 # The first address that a program of the contract of examples/node prints into a file, waited for.

@@ -42,9 +42,9 @@ failed=()
 skipped=()
 # Exit status of such a step.
 SKIPPED=77
-# Of the step that runs: its processes.
+# Of the step that runs: its processes. Who is ended ends them first; what takes no notice is killed by `timeout`.
 group=
-trap '[ -z "$group" ] || kill -- "-$group"; exit 130' INT TERM HUP
+trap '[ -z "$group" ] || { kill -- "-$group"; wait "$group" || true; }; exit 130' INT TERM HUP
 
 # step NAME MINUTES FUNCTION: whatever takes longer hangs. The limits are far above what a slow machine needs.
 step() {
@@ -56,6 +56,8 @@ step() {
     group=$!
     set +m
     wait "$group" || status=$?
+    # What it left behind, if anything.
+    kill -- "-$group" 2>/dev/null || true
     group=
     [ $status -ne 124 ] || printf 'not done within %d minutes\n' "$minutes"
     case $status in

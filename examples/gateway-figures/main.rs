@@ -21,6 +21,7 @@ use std::{error::Error, process::ExitCode, time::Duration};
 
 use libp2p::{Swarm, SwarmBuilder, identity::Keypair, swarm::NetworkBehaviour};
 use libp2p_rtc::{Config, Transport, socketpipe::Behaviour as SocketPipe};
+use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: &str = "usage: gateway-figures PROGRAM [--only key-echo|flood|single] [--sessions N] [--floods N] \
                      [--flood-bound MS]";
@@ -93,7 +94,12 @@ impl Options {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
+    // The programs that are measured are in sessions of their own, which no signal to this one reaches: they end with `run`.
+    let outcome = tokio::select! {
+        outcome = run() => outcome,
+        signal = ended() => signal,
+    };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -134,6 +140,16 @@ async fn run() -> Result<bool, Box<dyn Error>> {
         ok &= in_time(single::run(&options.program)).await?;
     }
     Ok(ok)
+}
+
+/// Waits for a signal that ends programs.
+async fn ended() -> Result<bool, Box<dyn Error>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+    }
+    Err("ended by a signal".into())
 }
 
 async fn in_time(

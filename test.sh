@@ -35,6 +35,8 @@ if [ -n "${CARGO_TARGET_DIR:-}" ] && [ "$CARGO_TARGET_DIR" != "$PWD/target" ]; t
     printf 'CARGO_TARGET_DIR=%s is not used: this builds in %s\n' "$CARGO_TARGET_DIR" "$PWD/target" >&2
 fi
 export CARGO_TARGET_DIR=$PWD/target
+# What is built once needs nothing to be built faster the next time.
+[ "${CI:-}" != true ] || export CARGO_INCREMENTAL=0
 
 passed=0
 failed=()
@@ -42,23 +44,51 @@ failed=()
 skipped=()
 # Exit status of such a step.
 SKIPPED=77
-# Of the step that runs: its processes. Who is ended ends them first; what takes no notice is killed by `timeout`.
-group=
-trap '[ -z "$group" ] || { kill -- "-$group"; wait "$group" || true; }; exit 130' INT TERM HUP
+# Of the steps that run, by their functions: their processes.
+declare -A groups=()
 
-# step NAME MINUTES FUNCTION: whatever takes longer hangs. The limits are far above what a slow machine needs.
-step() {
-    local name=$1 minutes=$2 status=0 start=$SECONDS
-    printf '\n== %s\n' "$name"
+# Ends the steps that run; what takes no notice is killed by `timeout`.
+end_all() {
+    local group
+    for group in "${groups[@]}"; do kill -- "-$group" 2>/dev/null || true; done
+    for group in "${groups[@]}"; do wait "$group" || true; done
+}
+trap 'end_all; exit 130' INT TERM HUP
+
+# begin MINUTES FUNCTION [COMMAND...]: begins a step, by way of that command. Whatever takes longer hangs: the limits are far
+# above what a slow machine needs.
+begin() {
+    local minutes=$1 function=$2
+    shift 2
     # In a process group of its own, with which everything ends that the step has begun.
     set -m
-    timeout --kill-after 20 "${minutes}m" ./test.sh only "$3" </dev/null &
-    group=$!
+    "$@" timeout --kill-after 20 "${minutes}m" ./test.sh only "$function" </dev/null &
+    groups[$function]=$!
     set +m
-    wait "$group" || status=$?
+}
+
+# ahead MINUTES FUNCTION: begins a step that builds or fetches, with what others leave of the processors: they wait a lot.
+ahead() {
+    mkdir -p target/ahead
+    begin "$1" "$2" nice -n 19 >"target/ahead/$2" 2>&1
+}
+
+# step NAME MINUTES FUNCTION: does it, or waits for it if it was begun ahead.
+step() {
+    local name=$1 minutes=$2 function=$3 group status=0 start=$SECONDS
+    printf '\n== %s\n' "$name"
+    if [ -n "${groups[$function]:-}" ]; then
+        group=${groups[$function]}
+        wait "$group" || status=$?
+        cat "target/ahead/$function"
+    else
+        begin "$minutes" "$function"
+        group=${groups[$function]}
+        wait "$group" || status=$?
+    fi
     # What it left behind, if anything.
     kill -- "-$group" 2>/dev/null || true
-    group=
+    unset "groups[$function]"
     [ $status -ne 124 ] || printf 'not done within %d minutes\n' "$minutes"
     case $status in
         0)
@@ -150,10 +180,10 @@ address_in() {
     sed -n '1s/.*"addr":"\([^"]*\)".*/\1/p' "$1"
 }
 
-# The packages of interop/js, which the pages of other folders use, too.
-need_js_peers() {
-    [ interop/js/node_modules/.package-lock.json -nt interop/js/package-lock.json ] ||
-        (cd interop/js && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
+# need_npm FOLDER: its packages; pages of other folders use those of interop/js, too.
+need_npm() {
+    [ "$1/node_modules/.package-lock.json" -nt "$1/package-lock.json" ] ||
+        (cd "$1" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
 }
 
 # The program that the README begins with, as a newcomer runs it.
@@ -177,7 +207,13 @@ node_example() {
 
 # All programs of the steps behind this one.
 programs() {
-    interop/build
+    interop/gateway/run build
+}
+
+# What else the steps behind this one build or fetch. What cannot be had is told by the step that needs it.
+peers() {
+    interop/run --only-build && interop/unified/run --only-build || return
+    ! any_of npm || need_npm web
 }
 
 interoperability() {
@@ -203,7 +239,7 @@ independent_client() {
 # Pages in Chromium and Firefox that dial /ws/webrtc with plain browser APIs.
 pages_by_websocket() {
     any_of npm || { missing "Node.js 20 with npm (needed by interop/js)"; return; }
-    interop/build && need_js_peers || return 1
+    interop/build && need_npm interop/js || return 1
     local out pid status=0
     out=$(mktemp)
     target/release/interop-ours listen /ip4/127.0.0.1/tcp/0/ws/webrtc >"$out" &
@@ -220,8 +256,8 @@ web_page() {
     any_of npm || { missing "Node.js 20 with npm (needed by web)"; return; }
     # Built already, by the step "tests".
     cargo test --quiet --no-run --workspace --features libp2p-rtc/gateway || return
-    (cd web && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error &&
-        npm run --silent types && npm run --silent check && npm test --silent) &&
+    need_npm web || return
+    (cd web && npm run --silent types && npm run --silent check && npm test --silent) &&
         told web-page npm run --silent --prefix web test:page
 }
 
@@ -230,7 +266,7 @@ web_page() {
 dht_page() {
     any_of npm || { missing "Node.js 20 with npm (needed by examples/dht-page)"; return; }
     interop/build || return 1
-    need_js_peers || return 1
+    need_npm interop/js || return 1
     told dht-page node examples/dht-page/run.mjs
 }
 
@@ -324,14 +360,18 @@ step "lints" 60 lints
 step "documentation" 30 documentation
 # Before the tests: some need an SSH server.
 $quick || step "packages" 20 need_packages
+$quick || ahead 120 programs
 step "tests" 90 tests
 if ! $quick; then
-    step "programs" 90 programs
+    step "programs" 120 programs
     step "node example" 5 node_example
     step "dht example" 5 dht_example
+    # With nothing beside it: it measures.
     step "gateway" 40 gateway
+    ahead 90 peers
     step "independent client" 10 independent_client
     step "networks" 10 networks
+    step "peers" 90 peers
     step "pages by WebSocket" 10 pages_by_websocket
     step "dht swarm" 20 dht_swarm
     step "interoperability" 60 interoperability

@@ -7,7 +7,7 @@ declare -A behaviour=(
     [open]="Endpoint Independent Mapping, Endpoint Independent Filtering"
     [cone]="Endpoint Independent Mapping, Address and Port Dependent Filtering"
     [symmetric]="Address and Port Dependent Mapping, Address and Port Dependent Filtering"
-    [closed]=", "
+    [closed]="no answer, no answer"
 )
 declare -A server_number=([open]=11 [cone]=12 [symmetric]=13 [closed]=14)
 declare -A client_number=([open]=21 [cone]=22 [symmetric]=23 [closed]=24)
@@ -52,9 +52,20 @@ discover() {
     in_namespace "client-$1" timeout 30 turnutils_natdiscovery -m -f 198.51.100.1 >"$work/nat-$1" 2>&1
 }
 
+# behaviour_in FILE Mapping|Filtering: what the tool has found out. Some questions of it have no answer at some NATs; it says what
+# that means, unless there was none at all.
+behaviour_in() {
+    awk -v what="$2" '
+        / Behavior Discovery / { here = index($0, what) }
+        here && /^NAT with / { sub(/^NAT with /, ""); sub(/!.*/, ""); found = $0 }
+        here && /^STUN receive timeout/ && found == "" { found = "no answer" }
+        END { print found }
+    ' "$1"
+}
+
 judge_nat() {
     local kind=$1 log=$work/nat-$1 said
-    said="$(sed -n 's/^NAT with \(.* Mapping\)!.*/\1/p' "$log"), $(sed -n 's/^NAT with \(.* Filtering\)!.*/\1/p' "$log")"
+    said="$(behaviour_in "$log" Mapping), $(behaviour_in "$log" Filtering)"
     if [ "$said" = "${behaviour[$kind]}" ]; then
         told true "\"nat\":\"$kind\",\"behaviour\":\"$said\""
     else

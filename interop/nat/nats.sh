@@ -121,7 +121,8 @@ session() {
     local server=$1 namespace=$2 label=$3 address
     address=$(forward "$namespace" "$label" "198.51.100.${server_number[${server#server-}]}")
     now >"$work/start-$server-$label"
-    in_namespace "$namespace" "$lab" stream "$address" --bytes "$4" --rate "$5" >"$work/stream-$server-$label" \
+    # Not by the function: the process is to be that of the stream.
+    ip netns exec "$namespace" "$lab" stream "$address" --bytes "$4" --rate "$5" >"$work/stream-$server-$label" \
         2>"$work/trouble-$server-$label" &
     printf '%d' $! >"$work/streaming-$server-$label"
     wait $!

@@ -51,9 +51,10 @@ declare -A groups=()
 end_all() {
     local group
     for group in "${groups[@]}"; do kill -- "-$group" 2>/dev/null || true; done
-    for group in "${groups[@]}"; do wait "$group" || true; done
+    for group in "${groups[@]}"; do wait "$group" 2>/dev/null || true; done
 }
-trap 'end_all; exit 130' INT TERM HUP
+trap end_all EXIT
+trap 'exit 130' INT TERM HUP
 
 # begin MINUTES FUNCTION [COMMAND...]: begins a step, by way of that command. Whatever takes longer hangs: the limits are far
 # above what a slow machine needs.

@@ -162,12 +162,13 @@ documentation() {
     RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --document-private-items -p libp2p-rtc --features gateway
 }
 
-# All features with what tests add to them, and what users have who take one feature or none.
+# All features with what tests add to them, and what users have who take one feature or none. What one feature exports nobody
+# reaches without it.
 lints() {
     local feature
     cargo clippy --quiet --workspace --all-targets --features libp2p-rtc/gateway -- -D warnings || return
     for feature in '' swarm socketpipe websocket; do
-        cargo clippy --quiet -p libp2p-rtc --no-default-features --features "$feature" -- -D warnings ||
+        cargo clippy --quiet -p libp2p-rtc --no-default-features --features "$feature" -- -D warnings -A unreachable-pub ||
             { printf 'with the feature "%s" alone\n' "$feature" >&2; return 1; }
     done
 }

@@ -2,9 +2,8 @@
 
 use std::{
     error::Error,
-    ffi::OsStr,
     io::{BufRead as _, BufReader},
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdout, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -12,20 +11,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt as _, future::try_join_all};
-use libp2p_rtc::socketpipe::{
-    RemoteSession, SessionOptions,
-    invitation::Invitation,
-    open,
-    session::Mode,
-    websocket::{TlsRoots, WebSocketConnector},
-};
+use libp2p_rtc::socketpipe::{RemoteSession, invitation::Invitation};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     task::JoinHandle,
 };
 
-use crate::{median, percentile, swarm};
+use crate::{
+    median, percentile,
+    program::{Serve, in_own_session, open_all_by},
+};
 
 /// Keys pressed while the others print.
 const KEYS: usize = 200;
@@ -34,62 +29,6 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// The node and each session may take so much memory, in KiB: the session's two buffers and what they come in.
 const NODE_KIB: u64 = 64 * 1024;
 const SESSION_KIB: u64 = 3 * 1024;
-
-/// `socketpipe serve`, with a state directory that goes with it.
-struct Serve {
-    child: Child,
-    state: std::path::PathBuf,
-    invitation: Invitation,
-}
-
-impl Drop for Serve {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-        std::fs::remove_dir_all(&self.state).ok();
-    }
-}
-
-impl Serve {
-    fn start(program: &str) -> Result<Self, Box<dyn Error>> {
-        let state = std::env::temp_dir().join(format!("gateway-figures-{}", std::process::id()));
-        let config = state.join("config.toml");
-        std::fs::create_dir_all(&state)?;
-        // All clients are on one address here.
-        std::fs::write(&config, "[websocket]\nburst = 100000\n")?;
-        let mut child = in_own_session(program)
-            .args(["--json", "--state"])
-            .arg(&state)
-            .args(["serve", "--shell", "/bin/sh", "--config"])
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut line = String::new();
-        let stdout = child.stdout.take().ok_or("no stdout")?;
-        BufReader::new(stdout).read_line(&mut line)?;
-        let output = Command::new(program)
-            .args(["--json", "--state"])
-            .arg(&state)
-            .args(["invite", "--uses", "0"])
-            .output()?;
-        let answer: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-        let invitation = answer["invitation"].as_str().ok_or("no invitation")?;
-        Ok(Self {
-            child,
-            state,
-            invitation: invitation.parse()?,
-        })
-    }
-
-    /// The memory of the process, at its highest, in KiB.
-    fn memory(&self) -> Result<u64, Box<dyn Error>> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let number = line.and_then(|line| line.split_whitespace().next());
-        Ok(number.ok_or("no VmHWM")?.parse()?)
-    }
-}
 
 /// The other users, in a process of their own: they are not the one whose key is watched.
 struct Crowd {
@@ -146,15 +85,6 @@ impl Crowd {
     }
 }
 
-/// A program in a session of its own. Linux shares out the processors among sessions first (sched(7), autogroup), and each
-/// terminal is one: server, crowd and this process in one session together would get as much as a single flood. On a
-/// real server each has its own.
-fn in_own_session(program: impl AsRef<OsStr>) -> Command {
-    let mut command = Command::new("setsid");
-    command.arg(program);
-    command
-}
-
 /// The process of the others: opens all, says so, and ends when its stdin does.
 pub(crate) async fn crowd(
     invitation: &str,
@@ -200,7 +130,8 @@ pub(crate) async fn run(
     }
     let memory = serve.memory()?;
     let (alive, bytes) = crowd.end()?;
-    let mib_per_s = bytes as f64 / (1024.0 * 1024.0) / since.elapsed().as_secs_f64();
+    let mib = bytes as f64 / (1024.0 * 1024.0);
+    let mib_per_s = mib / since.elapsed().as_secs_f64();
     let most_kib = NODE_KIB + SESSION_KIB * sessions as u64;
     let bound_ms = bound.as_millis();
     for (kind, echo, worst) in all {
@@ -208,7 +139,7 @@ pub(crate) async fn run(
         ok &= good;
         println!(
             "{{\"figure\":\"flood\",\"path\":\"{kind}\",\"sessions\":{sessions},\"alive\":{},\"floods\":{floods},\
-             \"flooded_mib_s\":{mib_per_s:.1},\"echo_ms\":{echo:.3},\"echo_p99_ms\":{worst:.3},\"bound_ms\":{bound_ms},\
+             \"flooded_mib\":{mib:.0},\"flooded_mib_s\":{mib_per_s:.1},\"echo_ms\":{echo:.3},\"echo_p99_ms\":{worst:.3},\"bound_ms\":{bound_ms},\
              \"memory_kib\":{memory},\"memory_bound_kib\":{most_kib},\"ok\":{good}}}",
             alive + 1,
         );
@@ -226,46 +157,6 @@ async fn open_all(
     // Those that print are the first, and shall be of both kinds.
     for (index, session) in others.into_iter().enumerate() {
         all.insert((2 * index + 1).min(all.len()), session);
-    }
-    Ok(all)
-}
-
-/// All of one kind.
-async fn open_all_by(
-    invitation: &Invitation,
-    count: usize,
-    websocket: bool,
-) -> Result<Vec<RemoteSession>, Box<dyn Error>> {
-    let mut node = swarm()?;
-    let control = node.behaviour().socketpipe.control();
-    tokio::spawn(async move {
-        loop {
-            node.select_next_some().await;
-        }
-    });
-    let peer = invitation.peer().ok_or("no address")?;
-    let webrtc: Vec<_> = invitation
-        .addresses
-        .iter()
-        .filter(|address| address.to_string().contains("webrtc-direct"))
-        .cloned()
-        .collect();
-    let connector =
-        WebSocketConnector::new(&invitation.websocket, Mode::Pty, &TlsRoots::default())?;
-    let mut all = Vec::new();
-    // In small groups: strangers may have two streams at once that are not let in yet.
-    for start in (0..count).step_by(2) {
-        let group = (start..count.min(start + 2)).map(|_| {
-            let options = SessionOptions::new(Mode::Pty).token(invitation.token.clone());
-            let (control, webrtc, connector) = (control.clone(), webrtc.clone(), connector.clone());
-            async move {
-                match websocket {
-                    true => open(options, connector).await,
-                    false => control.open_at(peer, webrtc, options).await,
-                }
-            }
-        });
-        all.extend(try_join_all(group).await?);
     }
     Ok(all)
 }

@@ -1,25 +1,30 @@
-//! Figures of the gateway, as lines of JSON: what a key press costs, and how it fares beside a flood.
+//! Figures of the gateway, as lines of JSON: what a key press costs, and how a terminal fares in a flood and beside one.
 //!
-//!     gateway-figures PROGRAM [--sessions N] [--floods N] [--flood-bound MS]
+//!     gateway-figures PROGRAM [--only key-echo|flood|single] [--sessions N] [--floods N] [--flood-bound MS]
 //!
-//! * `key_echo`: one byte through a terminal session over webrtc-direct and back, beside 64 bytes on a bare libp2p
+//! * `key-echo`: one byte through a terminal session over webrtc-direct and back, beside 64 bytes on a bare libp2p
 //!   stream of the same connection, in turns.
 //! * `flood`: PROGRAM (`socketpipe`) serves N terminals at once, some of which print without end; the echo of one
 //!   more, and the memory of PROGRAM.
+//! * `single`: PROGRAM serves one terminal, which prints a file; then one that prints without end, until Ctrl-C.
 //!
-//! The exit status is 1 if a figure misses its bound: twice the bare stream, and the echo beside a flood 50 ms, or what
-//! `--flood-bound` says.
+//! The exit status is 1 if a figure misses its bound: twice the bare stream; the echo beside a flood 50 ms, or what
+//! `--flood-bound` says; a second for Ctrl-C. It is also 1 if a session ends or anything printed is missing.
 #![expect(clippy::print_stdout, reason = "the results go there")]
 
 mod echo;
 mod flood;
+mod program;
+mod single;
 
 use std::{error::Error, process::ExitCode, time::Duration};
 
 use libp2p::{Swarm, SwarmBuilder, identity::Keypair, swarm::NetworkBehaviour};
 use libp2p_rtc::{Config, Transport, socketpipe::Behaviour as SocketPipe};
+use tokio::signal::unix::{SignalKind, signal};
 
-const USAGE: &str = "usage: gateway-figures PROGRAM [--sessions N] [--floods N] [--flood-bound MS]";
+const USAGE: &str = "usage: gateway-figures PROGRAM [--only key-echo|flood|single] [--sessions N] [--floods N] \
+                     [--flood-bound MS]";
 
 /// What cannot fail to be over by then.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -45,9 +50,56 @@ fn swarm() -> Result<Swarm<Behaviour>, Box<dyn Error>> {
     )
 }
 
+/// What to measure.
+struct Options {
+    program: String,
+    /// All, if there is none.
+    only: Option<String>,
+    sessions: usize,
+    floods: usize,
+    flood_bound: Duration,
+}
+
+impl Options {
+    fn parse(
+        program: String,
+        mut args: impl Iterator<Item = String>,
+    ) -> Result<Self, Box<dyn Error>> {
+        let mut options = Self {
+            program,
+            only: None,
+            sessions: 200,
+            floods: 50,
+            flood_bound: Duration::from_millis(50),
+        };
+        while let Some(arg) = args.next() {
+            let value = args.next().ok_or(USAGE)?;
+            match (arg.as_str(), value.as_str()) {
+                ("--only", "key-echo" | "flood" | "single") => options.only = Some(value),
+                ("--sessions", _) => options.sessions = value.parse()?,
+                ("--floods", _) => options.floods = value.parse()?,
+                ("--flood-bound", _) => {
+                    options.flood_bound = Duration::from_millis(value.parse()?);
+                }
+                _ => return Err(USAGE.into()),
+            }
+        }
+        Ok(options)
+    }
+
+    fn wants(&self, figure: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| only == figure)
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
+    // The programs that are measured are in sessions of their own, which no signal to this one reaches: they end with `run`.
+    let outcome = tokio::select! {
+        outcome = run() => outcome,
+        signal = ended() => signal,
+    };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -69,21 +121,41 @@ async fn run() -> Result<bool, Box<dyn Error>> {
         flood::crowd(&invitation, sessions.parse()?, floods.parse()?).await?;
         return Ok(true);
     }
-    let (mut sessions, mut floods, mut bound) = (200, 50, 50);
-    while let Some(arg) = args.next() {
-        let value = args.next().ok_or(USAGE)?.parse()?;
-        match arg.as_str() {
-            "--sessions" => sessions = value,
-            "--floods" => floods = value,
-            "--flood-bound" => bound = value,
-            _ => return Err(USAGE.into()),
-        }
+    let options = Options::parse(program, args)?;
+    let mut ok = true;
+    if options.wants("key-echo") {
+        ok &= in_time(echo::run()).await?;
     }
-    let bound = Duration::from_millis(u64::try_from(bound)?);
-    let echo = tokio::time::timeout(PATIENCE, echo::run()).await??;
-    let flood =
-        tokio::time::timeout(PATIENCE, flood::run(&program, sessions, floods, bound)).await??;
-    Ok(echo && flood)
+    if options.wants("flood") {
+        let Options {
+            program,
+            sessions,
+            floods,
+            flood_bound,
+            ..
+        } = &options;
+        ok &= in_time(flood::run(program, *sessions, *floods, *flood_bound)).await?;
+    }
+    if options.wants("single") {
+        ok &= in_time(single::run(&options.program)).await?;
+    }
+    Ok(ok)
+}
+
+/// Waits for a signal that ends programs.
+async fn ended() -> Result<bool, Box<dyn Error>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+    }
+    Err("ended by a signal".into())
+}
+
+async fn in_time(
+    figure: impl Future<Output = Result<bool, Box<dyn Error>>>,
+) -> Result<bool, Box<dyn Error>> {
+    tokio::time::timeout(PATIENCE, figure).await?
 }
 
 /// The value in the middle, in milliseconds.

@@ -96,7 +96,7 @@ host() {
     ip -n "$name" address add "10.0.$number.2/24" dev outside
     ip -n "$name" link set outside up
     ip -n "$name" route add default via "10.0.$number.1"
-    in_namespace "$router" sysctl -q net.ipv4.ip_forward=1
+    in_namespace "$router" tee /proc/sys/net/ipv4/ip_forward <<<1 >/dev/null
     router_rules "$kind" "10.0.$number.2" | in_namespace "$router" nft -f -
 }
 

@@ -7,16 +7,17 @@ declare -A behaviour=(
     [open]="Endpoint Independent Mapping, Endpoint Independent Filtering"
     [cone]="Endpoint Independent Mapping, Address and Port Dependent Filtering"
     [symmetric]="Address and Port Dependent Mapping, Address and Port Dependent Filtering"
-    [closed]=", "
+    [closed]="no answer, no answer"
 )
 declare -A server_number=([open]=11 [cone]=12 [symmetric]=13 [closed]=14)
 declare -A client_number=([open]=21 [cone]=22 [symmetric]=23 [closed]=24)
 
 # UDP that is cut at the router of a client: the server, for how long, and what has to carry the session from then on (a
-# pattern). The session ends on what it was before, unless there is a relay that is reached by TCP.
+# pattern), as what it is at last. That is what it was before, unless there is a relay that is reached by TCP.
 cuts=(cut-short cut-long cut-relayed cut-to-relay)
 declare -A cut_server=([cut-long]=server-cone [cut-short]=server-cone [cut-relayed]=server-symmetric [cut-to-relay]=server-open)
 declare -A cut_seconds=([cut-long]=25 [cut-short]=4 [cut-relayed]=8 [cut-to-relay]=25)
+declare -A cut_last=([cut-long]="webrtc direct" [cut-short]="webrtc direct" [cut-relayed]="webrtc relayed" [cut-to-relay]="webrtc relayed")
 declare -A cut_states=(
     [cut-long]="webrtc direct>websocket>webrtc direct"
     # ICE may be started again in time, or not.
@@ -51,9 +52,20 @@ discover() {
     in_namespace "client-$1" timeout 30 turnutils_natdiscovery -m -f 198.51.100.1 >"$work/nat-$1" 2>&1
 }
 
+# behaviour_in FILE Mapping|Filtering: what the tool has found out. Some questions of it have no answer at some NATs; it says what
+# that means, unless there was none at all.
+behaviour_in() {
+    awk -v what="$2" '
+        / Behavior Discovery / { here = index($0, what) }
+        here && /^NAT with / { sub(/^NAT with /, ""); sub(/!.*/, ""); found = $0 }
+        here && /^STUN receive timeout/ && found == "" { found = "no answer" }
+        END { print found }
+    ' "$1"
+}
+
 judge_nat() {
     local kind=$1 log=$work/nat-$1 said
-    said="$(sed -n 's/^NAT with \(.* Mapping\)!.*/\1/p' "$log"), $(sed -n 's/^NAT with \(.* Filtering\)!.*/\1/p' "$log")"
+    said="$(behaviour_in "$log" Mapping), $(behaviour_in "$log" Filtering)"
     if [ "$said" = "${behaviour[$kind]}" ]; then
         told true "\"nat\":\"$kind\",\"behaviour\":\"$said\""
     else
@@ -81,14 +93,27 @@ watch() {
     done
 }
 
-# history SERVER LABEL FROM: what has carried that session from that time on, one line for each change: time, name. A session
-# whose client has just left is carried by nothing (null) for a moment, which is no change of what carried it.
+# history SERVER LABEL FROM: what has carried that session from that time on, one line for each change: time, name. The first
+# is what did at that time. A session is carried by nothing (null) before its client is there and after it has left; in between
+# that is a change like any other.
 history() {
-    awk -v label="$2" -v from="$3" '$2 == label && $1 >= from && $3 != "null" {
-        time = $1; $1 = $2 = ""; sub(/^ +/, "")
-        if ($0 != last) print time, $0
-        last = $0
-    }' "$work/watch-$1"
+    awk -v label="$2" -v from="$3" '
+        function carried(time, name) {
+            if (time >= from) {
+                if (!begun && state != "") print from, state
+                if (name != state) print time, name
+                begun = 1
+            }
+            state = name
+        }
+        $2 == label {
+            time = $1; $1 = $2 = ""; sub(/^ +/, "")
+            if ($0 == "null") { if (state != "" && nothing == "") nothing = time; next }
+            if (nothing != "") { carried(nothing, "null"); nothing = "" }
+            carried(time, $0)
+        }
+        END { if (!begun && state != "") print from, state }
+    ' "$work/watch-$1"
 }
 
 # session SERVER CLIENT-NAMESPACE LABEL BYTES RATE: a session and a stream through it, into a file of its own.
@@ -96,8 +121,16 @@ session() {
     local server=$1 namespace=$2 label=$3 address
     address=$(forward "$namespace" "$label" "198.51.100.${server_number[${server#server-}]}")
     now >"$work/start-$server-$label"
-    in_namespace "$namespace" "$lab" stream "$address" --bytes "$4" --rate "$5" >"$work/stream-$server-$label" \
-        2>"$work/trouble-$server-$label"
+    # Not by the function: the process is to be that of the stream.
+    ip netns exec "$namespace" "$lab" stream "$address" --bytes "$4" --rate "$5" >"$work/stream-$server-$label" \
+        2>"$work/trouble-$server-$label" &
+    printf '%d' $! >"$work/streaming-$server-$label"
+    wait $!
+}
+
+# content FILE: of one that is not there if something failed before.
+content() {
+    [ ! -e "$1" ] || cat "$1"
 }
 
 # milliseconds FROM TO, of times in microseconds; null if one of them is not known.
@@ -106,22 +139,25 @@ milliseconds() {
 }
 
 judge_cell() {
-    local server=$1 client=$2 start last reached ok=true whole
-    start=$(cat "$work/start-server-$server-$client")
-    last=$(history "server-$server" "$client" 0 | tail -n 1)
+    local server=$1 client=$2 start seen last reached ok=true whole
+    start=$(content "$work/start-server-$server-$client")
+    seen=$(history "server-$server" "$client" 0)
+    last=$(tail -n 1 <<<"$seen")
     reached=$(milliseconds "$start" "${last%% *}")
-    whole=$(field whole <"$work/stream-server-$server-$client")
+    whole=$(content "$work/stream-server-$server-$client" | field whole)
     [ "${last#* }" = "$(expected "$server" "$client")" ] && [ "$whole" = true ] || ok=false
+    [[ "$seen" != *" null"* ]] || ok=false
     told $ok "\"server\":\"$server\",\"client\":\"$client\",\"carrier\":\"${last#* }\",\"expected\":\"$(expected "$server" "$client")\",\"reached_ms\":$reached,\"whole\":${whole:-false}"
     printf '%-10s %-10s %-15s %-15s %8s ms  %s\n' "$server" "$client" "$(expected "$server" "$client")" "${last#* }" "$reached" \
-        "$([ $ok = true ] && echo ok || { echo FAILED; cat "$work/trouble-server-$server-$client" >&2; })"
+        "$([ $ok = true ] && echo ok || { echo "FAILED ${seen//$'\n'/, }"; content "$work/trouble-server-$server-$client" >&2; })"
 }
 
-# cut_session NAME SERVER SECONDS: cuts UDP under a session that is carried by WebRTC, and heals it after that time.
+# cut_session NAME SERVER SECONDS: cuts UDP under a session that is carried by WebRTC, heals it after that time, and ends the
+# stream when the session is where it should be at last.
 cut_session() {
     local name=$1 server=$2 seconds=$3 turn
     for turn in $(seq 100); do
-        ! history "$server" "$name" 0 | grep -q webrtc || break
+        [[ "$(history "$server" "$name" 0)" != *webrtc* ]] || break
         pause 0.3
     done
     # Some bytes shall have gone that way.
@@ -131,24 +167,33 @@ cut_session() {
     pause "$seconds"
     heal_udp "$name"
     now >"$work/heal-$name"
+    # What was cut for a short time may show its mark only now.
+    pause 5
+    for turn in $(seq 150); do
+        [[ "$(history "$server" "$name" 0 | tail -n 1)" != *" ${cut_last[$name]}" ]] || break
+        pause 0.3
+    done
+    pause 2
+    kill "$(<"$work/streaming-$server-$name")"
 }
 
 # judge_cut NAME SERVER: what was before has to have come back, and the stream must never have stood still for long.
 judge_cut() {
     local name=$1 server=$2 cut heal seen last back still whole seconds ok=true
-    cut=$(<"$work/cut-$name")
-    heal=$(<"$work/heal-$name")
-    seconds=$(($(milliseconds "$cut" "$heal") / 1000))
+    cut=$(content "$work/cut-$name")
+    heal=$(content "$work/heal-$name")
+    seconds=$(milliseconds "$cut" "$heal")
     seen=$(history "$server" "$name" "$cut" | cut -d ' ' -f 2- | paste -sd '>')
     last=$(history "$server" "$name" "$heal" | tail -n 1)
     back=$(milliseconds "$heal" "${last%% *}")
-    still=$(field longest_pause_ms <"$work/stream-$server-$name")
-    whole=$(field whole <"$work/stream-$server-$name")
+    still=$(content "$work/stream-$server-$name" | field longest_pause_ms)
+    whole=$(content "$work/stream-$server-$name" | field whole)
     still=${still%.*}
     [[ "$seen" =~ ^(${cut_states[$name]})$ ]] && [ "${still:-10001}" -le 10000 ] && [ "$whole" = true ] || ok=false
+    [ "$seconds" = null ] || seconds=$((seconds / 1000))
     told $ok "\"cut\":\"$name\",\"seconds\":$seconds,\"carriers\":\"$seen\",\"longest_pause_ms\":${still:-null},\"back_ms\":$back,\"whole\":${whole:-false}"
     printf '%-13s %6s %9s %9s  %s  %s\n' "$name" "$seconds" "$still" "$back" "$seen" \
-        "$([ $ok = true ] && echo ok || { echo FAILED; cat "$work/trouble-$server-$name" >&2; })"
+        "$([ $ok = true ] && echo ok || { echo FAILED; content "$work/trouble-$server-$name" >&2; })"
 }
 
 nats() {
@@ -170,9 +215,9 @@ nats() {
         watch "server-$server" >"$work/watch-server-$server" 2>"$work/watch-errors" &
         watchers+=($!)
     done
-    # 65 s each.
+    # They are ended before those three minutes are over.
     for client in "${cuts[@]}"; do
-        session "${cut_server[$client]}" "$client" "$client" 2129920 32768 &
+        session "${cut_server[$client]}" "$client" "$client" $((180 * 32768)) 32768 &
         pids+=($!)
         cut_session "$client" "${cut_server[$client]}" "${cut_seconds[$client]}" &
         pids+=($!)

@@ -252,10 +252,14 @@ export class Session {
     return due.length === 0 ? undefined : Math.min(...due)
   }
 
-  /** Until when what is missing could come by the other path. */
+  /** Until when what is missing could come by the other path; nothing when nobody would be asked for it. */
   get #missingUntil (): number | undefined {
     const { missingSince } = this.#traffic.inbox
-    return missingSince == null || this.attaching || this.path == null ? undefined : missingSince + this.#timeoutMs
+    return missingSince == null || !this.#mayAsk ? undefined : missingSince + this.#timeoutMs
+  }
+
+  get #mayAsk (): boolean {
+    return this.path != null && !this.attaching && !this.#ending.awaitsAnswer
   }
 
   tick (now: number): void {
@@ -430,7 +434,7 @@ export class Session {
 
   /** A resume on the path in use, because something was lost: its answer says where both go on. */
   #ask (now: number): void {
-    if (this.path == null || this.attaching || this.#ending.awaitsAnswer) {
+    if (!this.#mayAsk) {
       return
     }
 
@@ -441,7 +445,7 @@ export class Session {
       this.#loseCurrent(now, 'a part of the output is missing')
     } else {
       this.#repair = now + this.#timeoutMs
-      this.#requestResume(this.path)
+      this.#requestResume(this.path!)
     }
   }
 

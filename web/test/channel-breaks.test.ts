@@ -205,6 +205,24 @@ test('output that does not come by the other path in time is asked for', () => {
   assert.equal(simulation.session.state, 'established')
 })
 
+test('nothing is due for missing output once CLOSE was sent', () => {
+  const simulation = new Simulation({ webrtc: true })
+  const { main, channel } = simulation.upgraded()
+  simulation.remote.output(bytes('a'))
+  channel.toClient.pop()
+  simulation.remote.output(bytes('b'))
+  simulation.run(9900)
+  // CLOSE is not answered.
+  main.unheard = true
+  simulation.session.close(simulation.now)
+  simulation.run(50)
+  assert.equal(main.sent.at(-1)?.type, 'close')
+  // The time in which what is missing could have come is over.
+  simulation.now += 100
+  simulation.session.tick(simulation.now)
+  assert.ok(simulation.session.deadline()! > simulation.now)
+})
+
 test('output ahead of its turn is bounded: the server is told to pause, then the channel is given up', () => {
   const simulation = new Simulation({ webrtc: true, ring: 16_777_216 })
   const load = new Load(simulation)

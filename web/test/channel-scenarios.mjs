@@ -1,6 +1,6 @@
 // What is done with the page while its session runs on a data channel beside the WebSocket.
 import assert from 'node:assert/strict'
-import { assertComplete, connected, nudge, prompted } from './steps.mjs'
+import { assertComplete, assertWhole, beginCount, connected, endFlood, leaveAndReturn, nudge, prompted } from './steps.mjs'
 
 /** A session that is cut off from its data channel is on its WebSocket again within this time. */
 const FALLBACK_LIMIT_MS = 10_000
@@ -25,42 +25,25 @@ export const CHANNEL_SCENARIOS = [
   }),
 
   scenario('loses no character when packets stop to pass, and returns when they do again', async context => {
-    const { page, network, program } = context
-    program.go(false)
+    const { network: { channels } } = context
     await connected(context)
-    await page.command('count 9000')
-    await page.shows('n1000\n')
-    program.go(true)
-    const started = Date.now()
-    await network.channels.refuse(true)
-    await network.channels.cut()
-    await page.type('echo typed mean')
-    await page.waitPath('WebSocket')
-    const took = Date.now() - started
+    const took = await leaveAndReturn(context, {
+      count: 9000,
+      cut: async () => {
+        await channels.refuse(true)
+        await channels.cut()
+      },
+      heal: async () => await channels.refuse(false),
+      path: 'WebRTC direct'
+    })
     assert.ok(took < FALLBACK_LIMIT_MS, `the fallback took ${took} ms`)
-    await page.command('while')
-    await page.shows('n9000\n')
-    await page.shows('typed meanwhile\n')
-    assertComplete(await page.text(), 9000)
-
-    program.go(false)
-    await page.command('clear; count 4000')
-    await page.shows('n1000\n')
-    await network.channels.refuse(false)
-    program.go(true)
-    await nudge(page)
-    await page.waitPath('WebRTC direct')
-    await page.shows('n4000\n')
-    assertComplete((await page.text()).split('count 4000').at(-1), 4000)
     return { fallbackMs: took }
   }),
 
   scenario('finds another way through the network by an ICE restart, on the same channel', async context => {
     const { page, network, program } = context
-    program.go(false)
     await connected(context)
-    await page.command('count 3000')
-    await page.shows('n1000\n')
+    await beginCount(context, 3000)
     await page.watchPaths()
     program.go(true)
     await network.channels.cut()
@@ -68,26 +51,20 @@ export const CHANNEL_SCENARIOS = [
     await page.waitPathSeen('WebRTC interrupted')
     await page.waitPath('WebRTC direct')
     await page.command('while')
-    await page.shows('n3000\n')
-    await page.shows('typed meanwhile\n')
-    assertComplete(await page.text(), 3000)
+    await assertWhole(page, 3000)
     assert.deepEqual(await page.pathsSeen(), ['WebRTC interrupted', 'WebRTC direct'])
   }),
 
   scenario('loses no character when the WebSocket breaks under the channel', async context => {
     const { page, network, program } = context
-    program.go(false)
     await connected(context)
-    await page.command('count 6000')
-    await page.shows('n1000\n')
+    await beginCount(context, 6000)
     program.go(true)
     network.http.cut()
     await page.waitState('Connected again')
     await page.waitPath('WebRTC direct')
     await page.command('echo typed mean"while"')
-    await page.shows('n6000\n')
-    await page.shows('typed meanwhile\n')
-    assertComplete(await page.text(), 6000)
+    await assertWhole(page, 6000)
   }),
 
   scenario('shows everything that was printed before the program ended', async context => {
@@ -100,17 +77,5 @@ export const CHANNEL_SCENARIOS = [
     assertComplete(await page.text(), 3000)
   }),
 
-  scenario('stays usable in a flood, and Ctrl-C ends it', async context => {
-    const { page } = context
-    await connected(context)
-    await page.command('yes')
-    // More than is kept.
-    await page.tab.waitForFunction('socketpipe.text().length >= 20_000')
-    const started = Date.now()
-    await page.chord('Control', 'KeyC')
-    await page.shows('^C')
-    const took = Date.now() - started
-    assert.ok(took < 3000, `Ctrl-C took ${took} ms`)
-    return { ctrlCMs: took }
-  })
+  scenario('stays usable in a flood, and Ctrl-C ends it', endFlood)
 ]

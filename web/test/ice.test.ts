@@ -53,18 +53,36 @@ test('takes no more than is useful', () => {
 const servers: Server[] = []
 after(() => servers.forEach(server => server.close()))
 
+interface Endpoint {
+  url: URL
+  asked: IncomingMessage[]
+  answer: (status: number, body: string) => void
+  /** No answer leaves until what this gives is called. */
+  hold: () => () => void
+}
+
 /** An endpoint that answers so, and what it was asked. */
-async function endpoint (status: number, body = ''): Promise<{ url: URL, asked: IncomingMessage[], answer: (status: number, body: string) => void }> {
+async function endpoint (status: number, body = ''): Promise<Endpoint> {
   const asked: IncomingMessage[] = []
   let reply = { status, body }
+  let held = Promise.resolve()
   const server = createServer((request: IncomingMessage, response: ServerResponse) => {
     asked.push(request)
-    response.writeHead(reply.status).end(reply.body)
+    void held.then(() => response.writeHead(reply.status).end(reply.body))
   })
   servers.push(server)
   await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
   const url = new URL(`http://127.0.0.1:${(server.address() as AddressInfo).port}/ice`)
-  return { url, asked, answer: (status, body) => { reply = { status, body } } }
+  return {
+    url,
+    asked,
+    answer: (status, body) => { reply = { status, body } },
+    hold: () => {
+      let release = (): void => {}
+      held = new Promise(resolve => { release = resolve })
+      return release
+    }
+  }
 }
 
 test('asks with the token, and again when the credentials become old', async () => {
@@ -80,6 +98,23 @@ test('asks with the token, and again when the credentials become old', async () 
   now = 541_000
   await ice.get()
   assert.equal(asked.length, 2)
+})
+
+test('who cannot wait gets the servers of before, and the next one the new', { timeout: 10_000 }, async () => {
+  const { url, asked, answer: then, hold } = await endpoint(200, answer([turn], { expires_in: 600 }))
+  let now = 0
+  const ice = new IceServers(url, 'token', () => now)
+  let release = hold()
+  assert.deepEqual(await ice.get(1), [], 'there were none before')
+  release()
+  assert.deepEqual(await ice.get(), [turn])
+  now = 541_000
+  then(200, answer([{ urls: 'stun:192.0.2.2' }]))
+  release = hold()
+  assert.deepEqual(await ice.get(1), [turn])
+  release()
+  assert.deepEqual(await ice.get(), [{ urls: ['stun:192.0.2.2'] }])
+  assert.equal(asked.length, 2, 'one question at a time')
 })
 
 test('a server that has none is asked once', async () => {

@@ -24,11 +24,16 @@ const { values: options } = parseArgs({
 const pictures = folder('../../target/web')
 const SCENARIO_LIMIT_MS = 120_000
 
-/** Firefox for what depends on the browser's WebRTC alone; the direct path in each of Chromium's two ways. */
+/**
+ * What is done in which browser, all at once, for most of it is waiting. Firefox for what depends on the browser's WebRTC
+ * alone; the direct path in each of Chromium's two ways. Each has a program of its own; data channels come up within
+ * moments, so what is about WebSockets alone has one without them.
+ */
 const CELLS = [
-  { browser: 'chromium', ice: 'v1', start: startChromium, has: ({ ice }) => ice.includes('v1') },
-  { browser: 'chromium', ice: 'v2', start: startChromium, has: ({ ice }) => ice.includes('v2') },
-  { browser: 'firefox', start: startFirefox, has: ({ path }) => path === 'channel' }
+  { browser: 'chromium', ice: 'v1', start: startChromium, webrtc: false, has: ({ path, ice }) => path !== 'channel' && ice.includes('v1') },
+  { browser: 'chromium', ice: 'v2', start: startChromium, webrtc: false, has: ({ path, ice }) => path !== 'channel' && ice.includes('v2') },
+  { browser: 'chromium', ice: 'v1', start: startChromium, webrtc: true, has: ({ path }) => path === 'channel' },
+  { browser: 'firefox', start: startFirefox, webrtc: true, has: ({ path }) => path === 'channel' }
 ]
 const missing = [...new Set(CELLS.map(({ browser }) => browser))].filter(browser => findBrowser(browser) == null)
 
@@ -46,46 +51,45 @@ if (!isExecutable(options.program)) {
 }
 
 mkdirSync(pictures, { recursive: true })
-// Data channels come up within moments: what is about WebSockets alone has a program without them.
-const programs = { plain: await serve({ webrtc: false }), upgrading: await serve({ webrtc: true }) }
 let failed = 0
 let passed = 0
 
-for (const { browser, ice, start, has } of CELLS.filter(({ browser }) => !missing.includes(browser))) {
+await Promise.all(CELLS.filter(({ browser }) => !missing.includes(browser)).map(cell => runCell(cell).catch(err => {
+  failed++
+  console.log(`FAILED  ${cell.browser}\n${err.stack}`)
+})))
+console.log(`${passed} passed, ${failed} failed`)
+process.exitCode = failed > 0 || passed === 0 ? 1 : 0
+
+async function runCell ({ browser, ice, start, webrtc, has }) {
   const suffix = path => browser === 'firefox' ? 'firefox' : path === 'webrtc' ? ice : path
   const chosen = SCENARIOS
     .filter(has)
     .map(scenario => ({ ...scenario, name: `${scenario.name} [${suffix(scenario.path)}]` }))
     .filter(({ name }) => name.includes(options.only))
-  const started = chosen.length > 0 ? await start({ executable: findBrowser(browser), ice }) : undefined
+
+  if (chosen.length === 0) {
+    return
+  }
+
+  const program = await startProgram(options.program, { webrtc })
+  // It can be used again and again.
+  const standing = program.invite('--uses', '0')
+  const started = await start({ executable: findBrowser(browser), ice })
 
   for (const scenario of chosen) {
-    await run(scenario, started)
+    await run(scenario, started, program, standing)
   }
 
   await closeBrowser(started)
-}
-
-for (const { program } of Object.values(programs)) {
   const code = await program.stop()
 
   if (code !== 0) {
-    failed++
-    console.log(`FAILED  the program ended with ${code}`)
+    throw new Error(`the program ended with ${code}`)
   }
 }
 
-console.log(`${passed} passed, ${failed} failed`)
-process.exitCode = failed > 0 || passed === 0 ? 1 : 0
-
-/** A program with an invitation that can be used again and again. */
-async function serve (webrtc) {
-  const program = await startProgram(options.program, webrtc)
-  return { program, standing: program.invite('--uses', '0') }
-}
-
-async function run ({ name, path, view, run }, browser) {
-  const { program, standing } = path === 'channel' ? programs.upgrading : programs.plain
+async function run ({ name, path, view, run }, browser, program, standing) {
   const network = await startNetwork(standing)
   const page = await openPage(browser, view)
 

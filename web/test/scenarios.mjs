@@ -2,7 +2,9 @@
 import assert from 'node:assert/strict'
 import { CHANNEL_SCENARIOS } from './channel-scenarios.mjs'
 import { fieldsOf } from './network.mjs'
-import { assertComplete, breakPath, connected, nudge, prompted, sizeShown } from './steps.mjs'
+import {
+  assertComplete, assertWhole, beginCount, breakPath, connected, endFlood, leaveAndReturn, nudge, prompted, sizeShown
+} from './steps.mjs'
 
 const BOTH = ['webrtc', 'websocket']
 const PHONE = { width: 390, height: 780, touch: true }
@@ -61,19 +63,15 @@ export const SCENARIOS = [
 
   ...everyWay('loses no character when the connection breaks', async context => {
     const { page, network, path, program, screenshot } = context
-    program.go(false)
     await connected(context)
-    await page.command('count 6000')
-    await page.shows('n1000\n')
+    await beginCount(context, 6000)
     program.go(true)
     await breakPath(network, path)
     await page.type('echo typed mean')
     await nudge(page)
     await page.waitState('Connected again')
     await page.command('while')
-    await page.shows('n6000\n')
-    await page.shows('typed meanwhile\n')
-    assertComplete(await page.text(), 6000)
+    await assertWhole(page, 6000)
 
     // The picture in the README, if it is by the direct path.
     await page.tab.setViewport({ width: 1040, height: 260 })
@@ -86,14 +84,13 @@ export const SCENARIOS = [
     name: 'moves to the direct path when it becomes possible, and falls back when it dies',
     path: 'websocket',
     ice: ['v1'],
-    run: async ({ page, network, program }) => {
-      program.go(false)
+    run: async context => {
+      const { page, network, program } = context
       network.udp.refuse(true)
       await page.open(network.url, network.invite(BOTH))
       await page.waitPath('WebSocket')
       await prompted(page)
-      await page.command('count 8000')
-      await page.shows('n1000\n')
+      await beginCount(context, 8000)
       network.udp.refuse(false)
       await nudge(page)
       await page.waitPath('direct')
@@ -111,33 +108,21 @@ export const SCENARIOS = [
     name: 'goes on over WebSocket when the direct path it began on dies, and returns',
     path: 'webrtc',
     ice: ['v1', 'v2'],
-    run: async ({ page, network, program }) => {
-      program.go(false)
+    run: async context => {
+      const { page, network } = context
       await page.open(network.url, network.invite(BOTH))
       await page.waitPath('direct')
       await prompted(page)
-      await page.command('count 3000')
-      await page.shows('n1000\n')
-      program.go(true)
-      network.udp.refuse(true)
-      network.udp.cut()
-      await page.type('echo typed mean')
-      await nudge(page)
-      await page.waitPath('WebSocket')
-      await page.command('while')
-      await page.shows('n3000\n')
-      await page.shows('typed meanwhile\n')
-      assertComplete(await page.text(), 3000)
-
-      program.go(false)
-      await page.command('clear; count 4000')
-      await page.shows('n1000\n')
-      network.udp.refuse(false)
-      program.go(true)
-      await nudge(page)
-      await page.waitPath('direct')
-      await page.shows('n4000\n')
-      assertComplete((await page.text()).split('count 4000').at(-1), 4000)
+      await leaveAndReturn(context, {
+        count: 3000,
+        cut: async () => {
+          network.udp.refuse(true)
+          network.udp.cut()
+          await nudge(page)
+        },
+        heal: () => network.udp.refuse(false),
+        path: 'direct'
+      })
     }
   },
 
@@ -216,18 +201,7 @@ export const SCENARIOS = [
     name: 'stays usable in a flood, and Ctrl-C ends it',
     path: 'websocket',
     ice: ['v1'],
-    run: async context => {
-      const { page } = context
-      await connected(context)
-      await page.command('yes')
-      // More than is kept.
-      await page.tab.waitForFunction('socketpipe.text().length >= 20_000')
-      const started = Date.now()
-      await page.chord('Control', 'KeyC')
-      await page.shows('^C')
-      const took = Date.now() - started
-      assert.ok(took < 3000, `Ctrl-C took ${took} ms`)
-    }
+    run: endFlood
   },
 
   {

@@ -175,10 +175,6 @@ class SignaledConnection {
     await closed
   }
 
-  get state () {
-    return this.#peerConnection.connectionState
-  }
-
   /** Kinds of the candidates in use, ours and theirs. */
   async route () {
     const stats = [...(await this.#peerConnection.getStats()).values()]

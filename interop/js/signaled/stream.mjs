@@ -94,11 +94,6 @@ export class ChannelStream {
     this.#channel.close()
   }
 
-  /** `open`, and later `closed`, as the browser says it. */
-  get state () {
-    return this.#channel.readyState
-  }
-
   async #room () {
     if (this.#error != null) {
       throw this.#error

@@ -87,11 +87,12 @@ async fn plain(args: &Args, key: &Keypair, report: &mut Report) -> Result<(), Fa
     let start = Instant::now();
     let connecting = async {
         let socket = Socket::connect(&args.address.url, args.ca.as_deref()).await?;
-        Plain::connect(socket, key).await
+        let (connection, peer) = Plain::connect(socket, key).await?;
+        is_right(&args.address, peer)?;
+        Ok((connection, peer))
     };
     let connected = within("the upgrade", SETUP_LIMIT, connecting).await;
-    let (connection, peer) = split(report, start, connected)?;
-    is_right(&args.address, peer)?;
+    let (connection, _) = split(report, start, connected)?;
     check(args, &connection, report).await
 }
 

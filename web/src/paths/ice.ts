@@ -42,6 +42,7 @@ export class IceServers {
   readonly #now: () => number
   #answer: Answer | undefined
   #goodUntil = 0
+  #asking: Promise<void> | undefined
 
   constructor (url: URL | undefined, token: string, now: () => number) {
     this.#url = url
@@ -49,17 +50,25 @@ export class IceServers {
     this.#now = now
   }
 
-  /** Without any the browser finds direct routes only; so that is what an answer means that does not come. */
-  readonly get = async (): Promise<RTCIceServer[]> => {
+  /**
+   * Without any the browser finds direct routes only; so that is what an answer means that does not come. Who has no
+   * more patience than this gets those of before, and the next one the answer.
+   */
+  readonly get = async (patienceMs?: number): Promise<RTCIceServer[]> => {
     if (this.#answer == null || this.#now() >= this.#goodUntil) {
-      this.#answer = await this.#ask().catch((err: unknown) => {
-        console.debug('ICE servers:', err)
-        return undefined
-      })
-      this.#goodUntil = this.#now() + (this.#answer?.lifeMs ?? 0) - MARGIN_MS
+      this.#asking ??= this.#renew().finally(() => { this.#asking = undefined })
+      await (patienceMs == null ? this.#asking : Promise.race([this.#asking, after(patienceMs)]))
     }
 
     return this.#answer?.servers ?? []
+  }
+
+  async #renew (): Promise<void> {
+    this.#answer = await this.#ask().catch((err: unknown) => {
+      console.debug('ICE servers:', err)
+      return undefined
+    })
+    this.#goodUntil = this.#now() + (this.#answer?.lifeMs ?? 0) - MARGIN_MS
   }
 
   async #ask (): Promise<Answer | undefined> {
@@ -86,6 +95,10 @@ export class IceServers {
 
     return parseAnswer(await response.text())
   }
+}
+
+async function after (milliseconds: number): Promise<void> {
+  await new Promise(resolve => setTimeout(resolve, milliseconds))
 }
 
 /** Takes what a peer connection can be given; throws if the whole is not as agreed. */

@@ -13,6 +13,9 @@ const CONGESTED_BELOW = 8192
 /** A description has a length of two bytes in its frame. */
 const MAX_SDP = 65_535
 
+/** An ICE restart has three seconds in all, and mostly needs no servers. */
+const RESTART_PATIENCE_MS = 500
+
 /** Candidates that wait for the answer. */
 const MAX_EARLY = 64
 
@@ -20,7 +23,7 @@ const MAX_EARLY = 64
 const NO_INDEX = 0xffff
 
 export class BrowserPeer implements Peer {
-  readonly #servers: () => Promise<RTCIceServer[]>
+  readonly #servers: (patienceMs?: number) => Promise<RTCIceServer[]>
   readonly #events: PeerEvents
   #connection: RTCPeerConnection | undefined
   #channel: RTCDataChannel | undefined
@@ -31,8 +34,8 @@ export class BrowserPeer implements Peer {
   #offering = false
   #closed = false
 
-  /** `servers` gives the STUN and TURN servers to use at the time. */
-  constructor (servers: () => Promise<RTCIceServer[]>, events: PeerEvents) {
+  /** `servers` gives the STUN and TURN servers to use at the time, those of before if it takes longer than it may. */
+  constructor (servers: (patienceMs?: number) => Promise<RTCIceServer[]>, events: PeerEvents) {
     this.#servers = servers
     this.#events = events
   }
@@ -46,13 +49,13 @@ export class BrowserPeer implements Peer {
   }
 
   async #makeOffer (): Promise<void> {
-    const iceServers = await this.#servers()
+    const restart = this.#connection != null
+    const iceServers = await this.#servers(restart ? RESTART_PATIENCE_MS : undefined)
 
     if (this.#closed) {
       return
     }
 
-    const restart = this.#connection != null
     this.#connection ??= this.#open()
     this.#configure(this.#connection, iceServers)
     this.#ours = []

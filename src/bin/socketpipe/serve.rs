@@ -69,9 +69,9 @@ pub(crate) async fn run(state: State, options: Serve, output: &Output) -> Result
         desk.allow_peer(peer);
     }
     let mut ports = Ports::load(&state);
-    let transports = transports(&config, &state)?;
-    let caller = transports.as_ref().map(|(_, all)| all.caller.clone());
     let servers = config.webrtc.servers()?;
+    let transports = transports(&config, &state, servers.as_ref())?;
+    let caller = transports.as_ref().map(|(_, all)| all.caller.clone());
     let server = make_server(&config, &desk, caller, servers.as_ref());
     let websocket = listen_websocket(&config, &server, (limiter, servers), &mut ports).await?;
     let shared = websocket
@@ -149,12 +149,17 @@ fn upgrades(config: &Config) -> bool {
 }
 
 /// The ways by which the node connects, and its key; `None` if there shall be none.
-fn transports(config: &Config, state: &State) -> Result<Option<(Keypair, Transports)>, Failed> {
+fn transports(
+    config: &Config,
+    state: &State,
+    servers: Option<&TurnServers>,
+) -> Result<Option<(Keypair, Transports)>, Failed> {
     if !config.libp2p.enabled {
         return Ok(None);
     }
     let key = state.keypair("server.key")?;
-    let transports = Transports::new(&key, TlsRoots::default(), config.webrtc.calls())?;
+    let (calls, servers) = (config.webrtc.calls(), config.webrtc.own_servers(servers));
+    let transports = Transports::new(&key, TlsRoots::default(), calls, servers)?;
     Ok(Some((key, transports)))
 }
 

@@ -7,7 +7,9 @@ use libp2p::{
     identity::Keypair,
     noise, quic, tcp, yamux,
 };
-use libp2p_rtc::{CallConfig, Caller, Config, Transport, websocket};
+use libp2p_rtc::{
+    CallConfig, Caller, Config, Transport, socketpipe::websocket::TurnServers, websocket,
+};
 
 use crate::Failed;
 
@@ -20,11 +22,12 @@ pub(crate) struct Transports {
 }
 
 impl Transports {
-    /// `roots` are for TLS with other servers, `calls` for WebRTC that is set up by WebSockets.
+    /// `roots` are for TLS with other servers, `calls` and `servers` for WebRTC that is set up by WebSockets.
     pub(crate) fn new(
         key: &Keypair,
         roots: websocket::TlsRoots,
         calls: CallConfig,
+        servers: Option<TurnServers>,
     ) -> Result<Self, Failed> {
         // A key press must not wait for the acknowledgement of the one before.
         let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
@@ -34,9 +37,12 @@ impl Transports {
         let quic = quic::tokio::Transport::new(quic::Config::new(key));
         let webrtc = Transport::new(Config::new(key));
         let caller = webrtc.caller(calls);
-        let config = websocket::Config::new(key)
+        let mut config = websocket::Config::new(key)
             .with_caller(caller.clone())
             .with_roots(roots);
+        if let Some(servers) = servers {
+            config = config.with_servers(move || servers.fresh());
+        }
         let quic = quic.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
         let webrtc = webrtc.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
         let direct = tcp

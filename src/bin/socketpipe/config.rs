@@ -602,7 +602,11 @@ mod tests {
     #[test]
     fn naming_where_to_listen_turns_that_on() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), "[libp2p]\nenabled = false\n[websocket]\nenabled = false\n").unwrap();
+        fs::write(
+            file.path(),
+            "[libp2p]\nenabled = false\n[websocket]\nenabled = false\n",
+        )
+        .unwrap();
         let enabled = |args: &[&str]| {
             let path = file.path().to_str().unwrap();
             let all = [&["serve", "--config", path], args].concat();
@@ -611,7 +615,10 @@ mod tests {
         };
         assert_eq!(enabled(&[]), (false, false));
         assert_eq!(enabled(&["--websocket", "127.0.0.1:0"]), (false, true));
-        assert_eq!(enabled(&["--listen", "/ip4/127.0.0.1/tcp/0"]), (true, false));
+        assert_eq!(
+            enabled(&["--listen", "/ip4/127.0.0.1/tcp/0"]),
+            (true, false)
+        );
         assert_eq!(enabled(&["--public"]), (true, false));
     }
 

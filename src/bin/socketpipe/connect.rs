@@ -44,8 +44,8 @@ const MAX_PENDING: usize = 256 * 1024;
 const PASSED_ON: [&str; 4] = ["TERM", "COLORTERM", "LANG", "TZ"];
 /// End of input, as a terminal says it.
 const END_OF_TRANSMISSION: &[u8] = b"\x04";
-/// Pause before it is said again. Once may not do: behind an unfinished line it only hands that over, and a program that
-/// has just started, or a shell that is about to read a line, drops what was typed before.
+/// Pause before it is said again. Once may not do: another program may have it, and one that has just started, or a shell
+/// that is about to read a line, drops what was typed before.
 const SAY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const HELP: &str =
     "~.  end the session\r\n~r  reconnect now\r\n~s  state of the connection\r\n~~  a ~\r\n";
@@ -236,6 +236,8 @@ struct Terminal<'a> {
     status: watch::Receiver<SessionStatus>,
     /// Typed and not taken by the session yet.
     pending: BytesMut,
+    /// What was typed does not end with the end of a line.
+    in_line: bool,
     /// When the end of the input is to be said again, after it has ended.
     say_again: Option<Instant>,
     /// Titles are set; `shown` is one of ours.
@@ -270,6 +272,7 @@ impl<'a> Terminal<'a> {
             screen: Screen::default(),
             status,
             pending: BytesMut::new(),
+            in_line: false,
             say_again: None,
             titles: io::stdout().is_terminal() && !options.no_status && !output.is_json(),
             shown: false,
@@ -305,6 +308,7 @@ impl<'a> Terminal<'a> {
                 Turn::Typed(Some(piece)) => self.typed(&piece),
                 Turn::Typed(None) => {
                     typing = false;
+                    self.finish_line();
                     self.say_end();
                 }
                 Turn::EndOfInput => self.say_end(),
@@ -328,6 +332,9 @@ impl<'a> Terminal<'a> {
 
     /// Takes what was typed, and does what is for us.
     fn typed(&mut self, piece: &[u8]) {
+        if let Some(last) = piece.last() {
+            self.in_line = !matches!(last, b'\n' | b'\r');
+        }
         let Some(escapes) = &mut self.escapes else {
             self.pending.extend_from_slice(piece);
             return;
@@ -341,6 +348,14 @@ impl<'a> Terminal<'a> {
                 Key::Status => self.say(&self.describe()),
                 Key::Help => self.say(HELP),
             }
+        }
+    }
+
+    /// Runs a last command that has no end of line, as shells do it that read a file. What a user has begun to type when
+    /// the terminal goes is another matter.
+    fn finish_line(&mut self) {
+        if self.in_line && self.raw.is_none() {
+            self.pending.extend_from_slice(b"\n");
         }
     }
 

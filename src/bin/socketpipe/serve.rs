@@ -11,7 +11,7 @@ use libp2p::{Multiaddr, PeerId, identity::Keypair, multiaddr::Protocol};
 use libp2p_rtc::{
     Caller,
     socketpipe::{
-        Carrier, Code, Server,
+        Carrier, Code, Server, SessionSummary,
         invitation::Invitation,
         session::Mode,
         tokens::{JwtKey, TokenStore, TokenTerms},
@@ -275,7 +275,7 @@ impl Running {
             if let Some(invited) = &invited {
                 lines.extend(invited.lines(no_qr));
                 lines.push(format!(
-                    "\nThe invitation opens {} once; {}. `socketpipe invite` makes more.",
+                    "\nThe invitation opens {} to the first who uses it; {}. `socketpipe invite` makes more.",
                     self.what(),
                     self.reach(),
                 ));
@@ -499,7 +499,7 @@ impl Running {
                     "mode": mode_name(session.mode),
                     "target": session.target,
                     "start": rfc3339(session.started),
-                    "connected": session.connected,
+                    "state": state_of(session),
                     "path": session.carrier.map(Carrier::name),
                     "sent": session.sent,
                     "received": session.received,
@@ -522,6 +522,14 @@ impl Running {
             () = stop.wait() => {}
         }
         self.desk.save_tokens();
+    }
+}
+
+fn state_of(session: &SessionSummary) -> &'static str {
+    match (session.ended, session.connected) {
+        (true, _) => "ended",
+        (false, true) => "connected",
+        (false, false) => "waiting",
     }
 }
 

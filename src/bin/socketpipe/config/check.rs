@@ -1,13 +1,6 @@
 //! Settings that can be read and cannot work, each told with the bound or the reason, before anything is opened.
 
-use std::{
-    env,
-    ffi::OsString,
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-    time::Duration,
-};
+use std::{env, ffi::OsString, fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use super::{Config, SessionLimits, Terminal, TerminalKind, WebSocket};
 use crate::Failed;
@@ -104,11 +97,16 @@ impl Terminal {
     fn can_run(&self, program: &str) -> bool {
         let home = || env::home_dir().filter(|home| home.is_dir());
         let start = self.directory.clone().or_else(home).unwrap_or_default();
-        if ["/", "./", "../"].iter().any(|begin| program.starts_with(begin)) {
+        if ["/", "./", "../"]
+            .iter()
+            .any(|begin| program.starts_with(begin))
+        {
             return is_executable(&start.join(program));
         }
-        let own = self.env.iter().rev();
-        let own = own.find_map(|text| text.strip_prefix("PATH=")).map(OsString::from);
+        let mut own = self.env.iter().rev();
+        let own = own
+            .find_map(|text| text.strip_prefix("PATH="))
+            .map(OsString::from);
         let path = own.or_else(|| env::var_os("PATH")).unwrap_or_default();
         env::split_paths(&path).any(|folder| is_executable(&start.join(folder).join(program)))
     }
@@ -154,21 +152,36 @@ mod tests {
     fn what_cannot_work_is_told_with_its_name() {
         for (text, word) in [
             ("[websocket]\npublic_url = \"example.com\"", "public_url"),
-            ("[websocket]\npublic_url = \"ftp://example.com\"", "public_url"),
+            (
+                "[websocket]\npublic_url = \"ftp://example.com\"",
+                "public_url",
+            ),
             ("[websocket]\npublic_url = \"https://\"", "public_url"),
-            ("[websocket]\npublic_url = \"https://example.com/?a\"", "query"),
-            ("[websocket]\npublic_url = \"https://example.com/#a\"", "query"),
+            (
+                "[websocket]\npublic_url = \"https://example.com/?a\"",
+                "query",
+            ),
+            (
+                "[websocket]\npublic_url = \"https://example.com/#a\"",
+                "query",
+            ),
             ("[websocket]\nmax_connections = 0", "max_connections"),
             ("[websocket]\nburst = 0", "burst"),
             ("[websocket]\norigins = [\"tools.example.com\"]", "scheme"),
             ("[websocket]\norigins = [\"https://a.example/b\"]", "scheme"),
             ("[webrtc]\nmax = 0", "[webrtc] max"),
             ("[webrtc]\nrelay = \"both\"", "relay"),
-            ("[webrtc]\nrelay = \"only\"\nservers = [\"stun:192.0.2.1\"]", "relay"),
+            (
+                "[webrtc]\nrelay = \"only\"\nservers = [\"stun:192.0.2.1\"]",
+                "relay",
+            ),
             ("[webrtc]\nturn_secret_file = \"/x\"", "turn_secret_file"),
             ("[terminal]\nprogram = \"/etc/passwd\"", "/etc/passwd"),
             ("[terminal]\nprogram = \"no-such-shell\"", "no-such-shell"),
-            ("[terminal]\nprogram = \"sh\"\nenv = [\"PATH=/nonexistent\"]", "`sh`"),
+            (
+                "[terminal]\nprogram = \"sh\"\nenv = [\"PATH=/nonexistent\"]",
+                "`sh`",
+            ),
             ("[terminal]\ndirectory = \"/nonexistent\"", "/nonexistent"),
             ("[sessions]\nmax = 0", "[sessions] max"),
             ("[sessions]\nhold = \"59s\"", "at least 60s"),

@@ -80,7 +80,11 @@ impl WebRtcOptions {
     /// Whether this can work.
     pub(super) fn check(&self) -> Result<(), Failed> {
         at_least_one("[webrtc] max", self.max)?;
-        if self.servers.iter().any(|url| url.to_ascii_lowercase().starts_with("turn")) {
+        if self
+            .servers
+            .iter()
+            .any(|url| url.to_ascii_lowercase().starts_with("turn"))
+        {
             return Ok(());
         }
         if self.relay != Relay::Clients {

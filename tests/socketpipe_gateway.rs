@@ -629,6 +629,35 @@ fn holds(pid: u32) -> (usize, usize) {
     (count("fd"), count("task"))
 }
 
+/// So many connections by each, opened, used and dropped in the middle.
+fn use_at_once(forwards: &[Forward], count: usize) {
+    thread::scope(|scope| {
+        for forward in forwards {
+            for _ in 0..count {
+                scope.spawn(move || {
+                    let mut stream = TcpStream::connect(forward.address).unwrap();
+                    stream.write_all(b"hello").unwrap();
+                    let mut back = [0; 5];
+                    stream.read_exact(&mut back).unwrap();
+                });
+            }
+        }
+    });
+}
+
+/// So many connections that are on WebRTC when they are dropped.
+fn move_to_webrtc(serve: &Serve, forward: &Forward, count: usize) {
+    let connect = |_| TcpStream::connect(forward.address).unwrap();
+    let streams: Vec<_> = (0..count).map(connect).collect();
+    wait_until("all move to WebRTC", || {
+        let sessions = serve.command(&["sessions"]);
+        let is_there = |session: &Value| session["path"] == "webrtc direct";
+        sessions.len() == count && sessions.iter().all(is_there)
+    });
+    drop(streams);
+    serve.assert_nothing_left();
+}
+
 #[test]
 fn a_thousand_sessions_leave_nothing() {
     let target = format!("127.0.0.1:{}", echo_service());
@@ -647,46 +676,19 @@ fn a_thousand_sessions_leave_nothing() {
     };
     let forwards = ["quic-v1", "websocket"]
         .map(|transport| Forward::start(&way(transport), &invitation.token, &target, &[]));
-    let round = |count: usize| {
-        thread::scope(|scope| {
-            for forward in &forwards {
-                for _ in 0..count {
-                    // Opened, used and dropped in the middle.
-                    scope.spawn(move || {
-                        let mut stream = TcpStream::connect(forward.address).unwrap();
-                        stream.write_all(b"hello").unwrap();
-                        let mut back = [0; 5];
-                        stream.read_exact(&mut back).unwrap();
-                    });
-                }
-            }
-        });
-    };
     let has_network = has_network();
-    // Sessions that are on WebRTC when they are dropped.
-    let moved = |count: usize| {
-        let connect = |_| TcpStream::connect(forwards[1].address).unwrap();
-        let streams: Vec<_> = (0..count).map(connect).collect();
-        wait_until("all move to WebRTC", || {
-            let sessions = serve.command(&["sessions"]);
-            let is_there = |session: &Value| session["path"] == "webrtc direct";
-            sessions.len() == count && sessions.iter().all(is_there)
-        });
-        drop(streams);
-        serve.assert_nothing_left();
-    };
-    round(5);
+    use_at_once(&forwards, 5);
     serve.assert_nothing_left();
     if has_network {
-        moved(2);
+        move_to_webrtc(&serve, &forwards[1], 2);
     }
     let before = holds(pid);
     for _ in 0..20 {
-        round(25);
+        use_at_once(&forwards, 25);
     }
+    serve.assert_nothing_left();
     if has_network {
-        serve.assert_nothing_left();
-        moved(20);
+        move_to_webrtc(&serve, &forwards[1], 20);
     }
     for _ in 0..20 {
         let args = ["connect", "--token", &terminals.token, &terminals.websocket];

@@ -45,7 +45,7 @@ pub struct ClientConfig {
     pub resume: bool,
     /// Ask for the WebRTC upgrade. Default false: only a driver that can do it may. [`open`](crate::socketpipe::open)
     /// can, and sets this itself for each connection: true where the options have
-    /// [`webrtc`](crate::socketpipe::SessionOptions::webrtc) and nobody between can change an offer.
+    /// [`webrtc`](crate::socketpipe::SessionOptions::webrtc()) and nobody between can change an offer.
     pub webrtc: bool,
     /// Number of the flag that stands for it, which the published text leaves open: 6 (default) or 7. With any other,
     /// which are those of other extensions, the upgrade is neither asked for nor accepted.

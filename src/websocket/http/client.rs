@@ -185,8 +185,11 @@ mod tests {
         *,
     };
 
+    /// What makes a certificate one that is refused.
+    type Change = fn(&mut CertificateParams);
+
     /// What a client of `localhost` says that believes this certificate, or one that is made in the same way.
-    async fn said_of(change: fn(&mut CertificateParams), is_believed: bool) -> io::Error {
+    async fn said_of(change: Change, is_believed: bool) -> io::Error {
         let folder = tempfile::tempdir().unwrap();
         let make = |name: &str| {
             let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
@@ -216,7 +219,7 @@ mod tests {
 
     #[tokio::test]
     async fn why_a_certificate_is_refused_is_told_in_a_sentence() {
-        let cases: [(fn(&mut CertificateParams), bool, &str); 5] = [
+        let cases: [(Change, bool, &str); 5] = [
             (|_| {}, false, "signed by nobody who is trusted here"),
             (
                 |params| params.subject_alt_names.clear(),

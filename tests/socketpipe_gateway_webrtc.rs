@@ -10,7 +10,7 @@ mod socketpipe_gateway_common;
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv4Addr, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
 };
@@ -26,22 +26,9 @@ use tokio_tungstenite::tungstenite::{
     Message, WebSocket, client, client::IntoClientRequest as _, http::Uri,
 };
 
-use crate::socketpipe_gateway_common::{AtTerminal, Directory, Forward, PATIENCE, Serve, run};
-
-/// WebRTC does not use loopback: there has to be another address of this machine.
-fn has_network() -> bool {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-    let found = socket
-        // Sends nothing; an address of documentation that no network here has.
-        .connect(("198.51.100.1", 9))
-        .and_then(|()| socket.local_addr());
-    let is_there = found.is_ok_and(|address| !address.ip().is_loopback());
-    if !is_there {
-        assert!(std::env::var("CI").is_err(), "no network but loopback");
-        eprintln!("skipped: this machine has no network but loopback");
-    }
-    is_there
-}
+use crate::socketpipe_gateway_common::{
+    AtTerminal, Directory, Forward, PATIENCE, Serve, has_network, run,
+};
 
 /// Waits until the only session is carried by this.
 fn await_path(serve: &Serve, path: &str) {
@@ -294,20 +281,48 @@ fn without_servers_there_is_nothing_to_be_asked() {
 #[test]
 fn what_cannot_work_is_told_at_the_start() {
     let state = Directory::new();
-    for (args, word) in [
+    let config = state.join("config.toml");
+    for (text, args, word) in [
         (
+            "",
             &["--ice-server", "http://192.0.2.1"][..],
             "http://192.0.2.1",
         ),
-        (&["--ice-server", "turn:192.0.2.1"], "secret"),
+        ("", &["--ice-server", "turn:192.0.2.1"], "secret"),
         (
+            "",
             &["--turn-secret-file", "/nonexistent/secret"],
             "/nonexistent/secret",
         ),
+        ("", &["--shell", "/nonexistent/shell"], "/nonexistent/shell"),
+        ("", &["--shell", "/etc/passwd"], "/etc/passwd"),
+        (
+            "[terminal]\ndirectory = \"/nonexistent\"",
+            &[],
+            "/nonexistent",
+        ),
+        (
+            "[websocket]\npublic_url = \"example.com\"",
+            &[],
+            "https://host/",
+        ),
+        ("[websocket]\norigins = [\"example.com\"]", &[], "scheme"),
+        ("[websocket]\nmax_connections = 0", &[], "max_connections"),
+        ("[sessions]\nhold = \"10s\"", &[], "at least 60s"),
+        (
+            "[webrtc]\nrelay = \"only\"",
+            &["--ice-server", "stun:192.0.2.1"],
+            "relay",
+        ),
+        ("[recording]\ninput = true", &[], "recordings"),
     ] {
-        let output = run(state.path(), &[&["serve"], args].concat());
-        assert_eq!(output.status.code(), Some(1));
+        std::fs::write(&config, text).unwrap();
+        let output = run(
+            state.path(),
+            &[&["serve", "--config", &config], args].concat(),
+        );
+        assert_eq!(output.status.code(), Some(1), "{text} {args:?}");
         let said = String::from_utf8(output.stderr).unwrap();
-        assert!(said.contains(word), "{said}");
+        assert!(said.contains(word), "{text} {args:?}: {said}");
     }
 }

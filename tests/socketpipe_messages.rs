@@ -2,17 +2,16 @@
 #![cfg(feature = "socketpipe")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod socketpipe_memory;
+
 use std::{
     future::Future,
-    io,
-    pin::Pin,
     sync::{Arc, Mutex},
-    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures::{Sink, SinkExt as _, Stream, StreamExt as _, channel::mpsc, future::BoxFuture};
+use futures::{SinkExt as _, StreamExt as _, future::BoxFuture};
 use libp2p_rtc::socketpipe::{
     Access, Code, ConnectError, Connector, Failure, Frame, FrameLimits, Gate, Grant, OpaqueTokens,
     OpenError, Origin, Outcome, Policy, PtyDefault, Server, SessionOptions, Wire, decode_message,
@@ -24,58 +23,12 @@ use tokio::{
     net::TcpListener,
 };
 
+use crate::socketpipe_memory::Messages;
+
 async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(Duration::from_secs(60), future)
         .await
         .expect("took too long")
-}
-
-/// One end of a connection of messages.
-struct Messages {
-    incoming: mpsc::Receiver<Bytes>,
-    outgoing: mpsc::Sender<Bytes>,
-}
-
-impl Messages {
-    fn pair() -> (Self, Self) {
-        let (one, two) = (mpsc::channel(2), mpsc::channel(2));
-        let end = |incoming, outgoing| Self { incoming, outgoing };
-        (end(one.1, two.0), end(two.1, one.0))
-    }
-}
-
-impl Stream for Messages {
-    type Item = io::Result<Bytes>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.incoming
-            .poll_next_unpin(cx)
-            .map(|message| message.map(Ok))
-    }
-}
-
-fn broken<E>(_: E) -> io::Error {
-    io::ErrorKind::BrokenPipe.into()
-}
-
-impl Sink<Bytes> for Messages {
-    type Error = io::Error;
-
-    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.outgoing.poll_ready_unpin(cx).map_err(broken)
-    }
-
-    fn start_send(mut self: Pin<&mut Self>, message: Bytes) -> io::Result<()> {
-        self.outgoing.start_send_unpin(message).map_err(broken)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.outgoing.poll_flush_unpin(cx).map_err(broken)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.outgoing.poll_close_unpin(cx).map_err(broken)
-    }
 }
 
 /// A network that can be cut: everything on the way is lost, and both ends notice.
@@ -87,8 +40,8 @@ struct Network {
 
 impl Connector for Network {
     fn connect(&mut self) -> BoxFuture<'static, Result<Wire, ConnectError>> {
-        let (ours, near) = Messages::pair();
-        let (far, theirs) = Messages::pair();
+        let (ours, near) = Messages::pair(2);
+        let (far, theirs) = Messages::pair(2);
         let relay = tokio::spawn(async move {
             let (near_out, near_in) = near.split();
             let (far_out, far_in) = far.split();
@@ -231,7 +184,7 @@ async fn written_bytes_go_before_the_close() {
 #[tokio::test]
 async fn a_text_message_is_an_error_with_a_code() {
     let (server, _) = server().await;
-    let (mut ours, theirs) = Messages::pair();
+    let (mut ours, theirs) = Messages::pair(2);
     let wire = Wire::messages(PathKind::WebSocket, theirs);
     tokio::spawn(server.serve(wire, Mode::Tunnel, Origin::address("192.0.2.1")));
     ours.send(Bytes::new()).await.unwrap();

@@ -8,9 +8,12 @@
 
 mod socketpipe_gateway_common;
 
-use std::fs;
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
 
-use crate::socketpipe_gateway_common::{AtTerminal, Directory};
+use crate::socketpipe_gateway_common::{AtTerminal, Directory, Lines, PROGRAM};
 
 /// Pixels of one module; a character is one module wide and two high.
 const SCALE: usize = 4;
@@ -156,4 +159,26 @@ fn a_narrow_terminal_gets_a_sentence_in_place_of_a_broken_code() {
     assert!(!shown.contains('█'), "{shown}");
     terminal.type_in("\x03");
     assert_eq!(terminal.finish().1, 0);
+}
+
+#[test]
+fn what_goes_to_a_file_or_a_pipe_has_no_code() {
+    let state = Directory::new();
+    let mut child = Command::new(PROGRAM)
+        .arg("--state")
+        .arg(state.path())
+        .arg("serve")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = Lines::read(child.stdout.take().unwrap());
+    lines.find_line("last line", |line| line.contains("makes more"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let shown = lines.all();
+    assert!(shown.iter().any(|line| line.starts_with("invitation ")));
+    assert!(
+        !shown.iter().any(|line| line.contains(['█', '▀', '\x1b'])),
+        "{shown:?}"
+    );
 }

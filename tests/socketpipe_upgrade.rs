@@ -8,13 +8,11 @@
     reason = "what the tests wait for takes real time"
 )]
 
+mod socketpipe_memory;
 mod socketpipe_upgrade_common;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -104,17 +102,14 @@ async fn what_is_typed_arrives_by_the_channel_and_control_by_the_websocket() {
     assert!(world.net.count(|frame| matches!(frame, Frame::Resize(_))) > 0);
     let ends = ends.exchange(1).await;
     assert!(world.net.path.carried() > carried);
-    ends.close().await;
-    world.assert_nothing_left().await;
+    world.finish(ends).await;
 }
 
 #[tokio::test]
 async fn a_channel_killed_without_notice_is_left_within_ten_seconds_and_comes_back() {
     for mode in BOTH {
         let mut world = World::new(mode);
-        let ends = world.upgraded().await;
-        let handle = ends.session.handle();
-        let load = ends.load();
+        let (handle, load) = world.loaded().await;
         until("much is on its way", || handle.stats().sent > 200_000).await;
         world.net.path.cut(true);
         let cut = Instant::now();
@@ -127,17 +122,14 @@ async fn a_channel_killed_without_notice_is_left_within_ten_seconds_and_comes_ba
         world.net.path.cut(false);
         world.await_carrier(&handle, Carrier::WebRtcDirect).await;
         let ends = ends.exchange(100_000).await;
-        ends.close().await;
-        world.assert_nothing_left().await;
+        world.finish(ends).await;
     }
 }
 
 #[tokio::test]
 async fn a_path_that_comes_back_in_time_keeps_its_channel() {
     let mut world = World::new(Mode::Tunnel);
-    let ends = world.upgraded().await;
-    let handle = ends.session.handle();
-    let load = ends.load();
+    let (handle, load) = world.loaded().await;
     world.net.path.cut(true);
     // The client notices, and offers an ICE restart on the WebSocket.
     let net = world.net.clone();
@@ -150,17 +142,14 @@ async fn a_path_that_comes_back_in_time_keeps_its_channel() {
     until("the server answers it", || net.count(answers) == 2).await;
     let ready = |frame: &Frame| matches!(frame, Frame::WebRtcReady);
     assert_eq!(net.count(ready), 1, "it is the same channel");
-    ends.close().await;
-    world.assert_nothing_left().await;
+    world.finish(ends).await;
 }
 
 #[tokio::test]
 async fn a_websocket_killed_while_the_channel_lives_takes_it_along_and_both_come_back() {
     for mode in BOTH {
         let mut world = World::new(mode);
-        let ends = world.upgraded().await;
-        let handle = ends.session.handle();
-        let load = ends.load();
+        let (handle, load) = world.loaded().await;
         until("much is on its way", || handle.stats().sent > 200_000).await;
         world.net.cut();
         let resumed = |frame: &Frame| matches!(frame, Frame::ResumeResponse(_));
@@ -169,8 +158,7 @@ async fn a_websocket_killed_while_the_channel_lives_takes_it_along_and_both_come
         until("WebRTC is offered anew", || net.count(is_offer) == 2).await;
         world.await_carrier(&handle, Carrier::WebRtcDirect).await;
         let ends = load.stop().await.exchange(100_000).await;
-        ends.close().await;
-        world.assert_nothing_left().await;
+        world.finish(ends).await;
     }
 }
 
@@ -227,13 +215,21 @@ async fn the_user_s_last_bytes_on_the_channel_are_not_cut_off() {
 #[tokio::test]
 async fn ready_behind_the_time_limit_changes_nothing() {
     let mut world = World::new(Mode::Tunnel);
-    let held = Arc::new(AtomicBool::new(true));
-    let hold = held.clone();
-    // The first READY is lost, so that the client gives up a channel that is open on both ends.
+    // The first READY comes after the client has given up a channel that is open on both ends, and offers another one.
+    let late = Arc::new(Mutex::new(None));
+    let (held, net) = (late.clone(), world.net.clone());
     world.net.down = Some(Arc::new(move |frame| match frame {
-        Frame::WebRtcReady if hold.swap(false, Ordering::SeqCst) => {
+        Frame::WebRtcReady if net.count(is_offer) == 1 => {
+            *held.lock().unwrap() = Some(frame);
             vec![]
         }
+        Frame::WebRtcAnswer(_) => held
+            .lock()
+            .unwrap()
+            .take()
+            .into_iter()
+            .chain([frame])
+            .collect(),
         frame => vec![frame],
     }));
     let began = Instant::now();
@@ -241,14 +237,16 @@ async fn ready_behind_the_time_limit_changes_nothing() {
     let handle = ends.session.handle();
     let load = ends.load();
     let net = world.net.clone();
-    until("another attempt", || net.count(is_offer) == 2).await;
+    let ready = |frame: &Frame| matches!(frame, Frame::WebRtcReady);
+    until("READY comes late", || net.count(ready) >= 1).await;
     let waited = began.elapsed();
     assert!(waited > Duration::from_secs(9), "{waited:?}");
-    assert!(!held.load(Ordering::SeqCst));
+    assert!(late.lock().unwrap().is_none());
     world.await_carrier(&handle, Carrier::WebRtcDirect).await;
     let ends = load.stop().await;
-    ends.close().await;
-    world.assert_nothing_left().await;
+    assert_eq!(net.count(is_offer), 2, "the second attempt succeeds");
+    assert_eq!(net.count(ready), 2);
+    world.finish(ends).await;
 }
 
 #[tokio::test]
@@ -319,8 +317,7 @@ async fn a_refused_upgrade_leaves_the_session_on_the_websocket_and_is_tried_agai
         handle.carrier() == Some(Carrier::WebRtcDirect)
     })
     .await;
-    second.exchange(100_000).await.close().await;
-    world.assert_nothing_left().await;
+    world.finish(second.exchange(100_000).await).await;
 }
 
 #[tokio::test]
@@ -338,8 +335,7 @@ async fn offers_stay_off_websockets_that_others_could_change() {
         "the client asks for Session Resume only"
     );
     assert_eq!(world.net.count(is_offer), 0);
-    ends.close().await;
-    world.assert_nothing_left().await;
+    world.finish(ends).await;
 }
 
 #[tokio::test]
@@ -363,8 +359,7 @@ async fn a_client_that_asks_all_the_same_is_told_that_it_was_not_agreed() {
         _ => None,
     });
     assert_eq!(repeated, Some(0b10));
-    ends.close().await;
-    world.assert_nothing_left().await;
+    world.finish(ends).await;
 }
 
 #[tokio::test]
@@ -385,8 +380,7 @@ async fn an_offer_without_fingerprint_is_refused() {
     until("the server refuses", || net.count(is_refusal) > 0).await;
     let ends = ends.exchange(1000).await;
     assert_eq!(ends.session.handle().carrier(), Some(Carrier::WebSocket));
-    ends.close().await;
-    world.assert_nothing_left().await;
+    world.finish(ends).await;
 }
 
 #[tokio::test]
@@ -424,8 +418,7 @@ async fn an_offer_with_what_belongs_to_another_session_leads_nowhere() {
         let carrier = first.session.handle().carrier();
         assert_eq!(carrier, Some(Carrier::WebRtcDirect));
         first.close().await;
-        second.close().await;
-        world.assert_nothing_left().await;
+        world.finish(second).await;
     }
 }
 
@@ -461,8 +454,7 @@ async fn of_ten_thousand_candidates_few_are_tried_and_the_session_goes_on() {
     let (length, _) = soon(early.recv_from(&mut buffer)).await.unwrap();
     assert!(length >= 20, "a check");
     let ends = ends.exchange(100_000).await;
-    ends.close().await;
-    world.assert_nothing_left().await;
+    world.finish(ends).await;
     let nothing = late.try_recv_from(&mut buffer);
     assert!(nothing.is_err(), "{nothing:?}");
 }
@@ -497,8 +489,7 @@ async fn a_client_that_reconnects_on_another_network_has_its_upgrade_at_once() {
     until("WebRTC is offered anew", || net.count(is_offer) == 2).await;
     let ends = ends.exchange(10_000).await;
     world.await_carrier(&handle, Carrier::WebRtcDirect).await;
-    ends.exchange(10_000).await.close().await;
-    world.assert_nothing_left().await;
+    world.finish(ends.exchange(10_000).await).await;
 }
 
 #[tokio::test]
@@ -510,5 +501,23 @@ async fn sessions_that_the_server_ends_leave_nothing_on_either_way() {
     assert!(matches!(end.reason, EndReason::Close(_)), "{end:?}");
     assert!(matches!(world.record().await.outcome, Outcome::Ended(_)));
     drop(ends);
+    world.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_session_whose_last_bytes_are_not_taken_yet_is_shown_as_ended() {
+    let mut world = World::new(Mode::Tunnel);
+    let mut ends = world.open().await;
+    // More than the far end takes, which does not read.
+    ends.session.write_all(&piece(0, 200_000)).await.unwrap();
+    let handle = ends.session.handle();
+    drop(ends.session);
+    soon(handle.ended()).await;
+    until("the session has ended", || {
+        let sessions = world.server.sessions();
+        sessions[0].ended && !sessions[0].connected && sessions[0].carrier.is_none()
+    })
+    .await;
+    soon(read(&mut ends.far, 0, 200_000)).await;
     world.assert_nothing_left().await;
 }

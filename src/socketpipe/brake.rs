@@ -22,6 +22,8 @@ use tokio::time::{Instant, Sleep};
 const BURST: u64 = 64 * 1024;
 /// Bytes a second that it may print for ever and still be no flood: more than anybody reads.
 const CALM: u64 = 16 * 1024;
+/// The time in which a byte of that may be printed.
+const NANOS_PER_BYTE: u64 = 1_000_000_000 / CALM;
 /// What may follow a key at once, however much was printed before: a screen full.
 const ANSWER: u64 = 4 * 1024;
 /// How often a key makes room for an answer: otherwise keys that nobody typed would lift the brake for good.
@@ -169,11 +171,8 @@ impl Brake {
     pub(super) fn printed(&mut self, bytes: usize) {
         let now = Instant::now();
         let bytes = bytes as u64;
-        let calm = now.saturating_duration_since(self.counted).as_millis();
-        let calm = u64::try_from(calm).unwrap_or(u64::MAX);
-        let credit = self.credit.saturating_add(calm.saturating_mul(CALM) / 1000);
-        self.credit = credit.min(BURST).saturating_sub(bytes);
-        self.counted = now;
+        self.earn(now);
+        self.credit = self.credit.saturating_sub(bytes);
         if self.credit > 0 {
             return;
         }
@@ -184,6 +183,20 @@ impl Brake {
         } else if self.timer.is_none() {
             self.timer = Some(Box::pin(tokio::time::sleep_until(now + PROBE)));
         }
+    }
+
+    /// Adds what the time since the last count is worth. What is left of that time, for less than a byte, is counted with
+    /// the next: a program that prints a little very often is no flood either.
+    fn earn(&mut self, now: Instant) {
+        let time = now.saturating_duration_since(self.counted);
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let earned = nanos / NANOS_PER_BYTE;
+        let credit = self.credit.saturating_add(earned);
+        self.credit = credit.min(BURST);
+        self.counted = match credit > BURST {
+            true => now,
+            false => self.counted + Duration::from_nanos(earned * NANOS_PER_BYTE),
+        };
     }
 
     /// Somebody has typed: what the terminal says to that goes first.
@@ -259,6 +272,20 @@ mod tests {
             brake.printed(1000);
             assert!(brake.timer.is_none());
             tokio::time::advance(Duration::from_millis(70)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_prints_a_little_very_often_never_waits() {
+        let brakes = Brakes::default();
+        brakes.rate().bytes = SLOWEST;
+        let mut brake = brakes.brake();
+        for _ in 0..100_000 {
+            run(&mut brake).await;
+            assert!(!brake.waits());
+            brake.printed(1);
+            assert!(brake.timer.is_none());
+            tokio::time::advance(Duration::from_micros(70)).await;
         }
     }
 

@@ -123,16 +123,20 @@ impl Driver {
         }
     }
 
-    /// Server: the session that `open` makes of a label lives on this wire. Terminals have a brake.
+    /// Server: the session that `open` makes of a label lives on this wire. Terminals have a brake. Most sessions agree
+    /// to no upgrade, and have nothing for it.
     pub(super) fn server(
         wire: Wire,
         far: Box<dyn Backend>,
-        (webrtc, brake): (Option<WebRtc>, Option<Brake>),
+        (webrtc, brake): (Option<&WebRtc>, Option<Brake>),
         open: impl FnOnce(PathId) -> Option<Session>,
     ) -> Option<Self> {
         let id = next_path();
         let mut driver = Self::new(open(id)?, far, false);
-        driver.upgrade = webrtc.map(|webrtc| Upgrade::new(webrtc, false));
+        let agreed = driver.session.parameters();
+        driver.upgrade = webrtc
+            .filter(|_| agreed.is_some_and(|agreed| agreed.webrtc))
+            .map(|webrtc| Upgrade::new(webrtc.clone(), false));
         driver.brake = brake;
         driver.attach(id, wire);
         driver.main_changed(id);

@@ -19,7 +19,6 @@ use std::{
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use libp2p_identity::PeerId;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -250,8 +249,10 @@ pub struct SessionSummary {
     pub target: String,
     /// When it began.
     pub started: SystemTime,
-    /// Whether the client is there; otherwise the session waits for it.
+    /// Whether the client is there; otherwise the session waits for it, or has ended.
     pub connected: bool,
+    /// Whether it has ended, and only its last bytes are still on their way.
+    pub ended: bool,
     /// What carries the bytes now, while the client is there.
     pub carrier: Option<Carrier>,
     /// Bytes to the client so far.
@@ -277,6 +278,7 @@ struct Handover {
 #[derive(Debug, Default)]
 struct Meter {
     connected: AtomicBool,
+    ended: AtomicBool,
     sent: AtomicU64,
     received: AtomicU64,
     /// Bit of what carries the bytes now, see [`bit`]; 0 is nothing.
@@ -321,10 +323,12 @@ struct Entry {
     summary: SessionSummary,
     meter: Arc<Meter>,
     commands: mpsc::Sender<Command>,
+    #[cfg(feature = "gateway")]
     ticket: Option<Ticket>,
 }
 
 /// What lets the client of a session that may use WebRTC learn of TURN servers.
+#[cfg(feature = "gateway")]
 struct Ticket {
     /// Hash of the token the session was opened with.
     token: [u8; 32],
@@ -508,6 +512,7 @@ impl Entry {
     fn summary(&self) -> SessionSummary {
         SessionSummary {
             connected: self.meter.connected.load(Ordering::Relaxed),
+            ended: self.meter.ended.load(Ordering::Relaxed),
             carrier: self.meter.carrier(),
             sent: self.meter.sent.load(Ordering::Relaxed),
             received: self.meter.received.load(Ordering::Relaxed),
@@ -557,8 +562,11 @@ impl Drop for Stranger {
 }
 
 /// Hashes are compared, so that the time tells nothing about tokens. No token is no ticket.
+#[cfg(feature = "gateway")]
 fn ticket_hash(token: &[u8]) -> Option<[u8; 32]> {
-    (!token.is_empty()).then(|| Sha256::digest(token).into())
+    use sha2::Digest as _;
+
+    (!token.is_empty()).then(|| sha2::Sha256::digest(token).into())
 }
 
 /// The wall clock, for audits and expiry of tokens only.

@@ -1,6 +1,6 @@
 //! Settings of the transport.
 
-use std::{net::IpAddr, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use libp2p_identity::Keypair;
 
@@ -8,7 +8,17 @@ use super::http::{
     limit::RateLimiter,
     tls::{ServerTls, TlsRoots},
 };
-use crate::transport::call::{CallConfig, Caller};
+use crate::transport::call::{CallConfig, Caller, IceServer};
+
+/// Gives the servers for one call.
+#[derive(Clone)]
+pub(crate) struct Servers(pub(crate) Arc<dyn Fn() -> Vec<IceServer> + Send + Sync>);
+
+impl fmt::Debug for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Servers").finish_non_exhaustive()
+    }
+}
 
 /// Settings of a [`Transport`](super::Transport).
 ///
@@ -26,6 +36,7 @@ use crate::transport::call::{CallConfig, Caller};
 pub struct Config {
     pub(crate) keypair: Keypair,
     pub(crate) caller: Option<Caller>,
+    pub(crate) servers: Option<Servers>,
     pub(crate) tls: Option<ServerTls>,
     pub(crate) roots: TlsRoots,
     pub(crate) proxies: Vec<IpAddr>,
@@ -78,6 +89,7 @@ impl Config {
         Self {
             keypair: keypair.clone(),
             caller: None,
+            servers: None,
             tls: None,
             roots: TlsRoots::default(),
             proxies: Vec::new(),
@@ -91,6 +103,16 @@ impl Config {
     /// [`Transport::caller`](crate::Transport::caller) of that transport.
     pub fn with_caller(mut self, caller: Caller) -> Self {
         self.caller = Some(caller);
+        self
+    }
+
+    /// Asks for the STUN and TURN servers of each WebRTC connection instead of using those of the caller: credentials of
+    /// TURN servers are good for a short time. It is called while connections are polled, so it must not block.
+    pub fn with_servers(
+        mut self,
+        servers: impl Fn() -> Vec<IceServer> + Send + Sync + 'static,
+    ) -> Self {
+        self.servers = Some(Servers(Arc::new(servers)));
         self
     }
 

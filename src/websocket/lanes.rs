@@ -458,11 +458,11 @@ impl Lanes {
                     }
                 }
                 Action::Offer => {
-                    let call = self.common.caller.offer(Application::Libp2p);
+                    let call = self.common.caller().offer(Application::Libp2p);
                     self.set_call(now, call);
                 }
                 Action::Answer(sdp) => {
-                    let call = self.common.caller.answer(Application::Libp2p, &sdp);
+                    let call = self.common.caller().answer(Application::Libp2p, &sdp);
                     self.set_call(now, call);
                 }
                 Action::Signal(signal) => {

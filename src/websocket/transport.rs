@@ -40,7 +40,7 @@ pub(crate) struct Common {
     pub(crate) config: Config,
     /// For the proof of identity over WebRTC.
     pub(crate) webrtc: Arc<crate::Config>,
-    pub(crate) caller: Caller,
+    caller: Caller,
     pub(crate) network: Network,
     paths: Paths,
     connections: AtomicU64,
@@ -53,6 +53,14 @@ impl Common {
     pub(crate) fn report(&self, address: Multiaddr) -> Report {
         let number = self.connections.fetch_add(1, Ordering::Relaxed);
         self.paths.report(number, address)
+    }
+
+    /// What makes one more call.
+    pub(crate) fn caller(&self) -> Caller {
+        match &self.config.servers {
+            Some(servers) => self.caller.with_servers(&(servers.0)()),
+            None => self.caller.clone(),
+        }
     }
 
     /// Whom to believe.

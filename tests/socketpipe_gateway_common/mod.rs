@@ -9,7 +9,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
@@ -17,7 +17,7 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use libp2p_rtc::socketpipe::invitation::Invitation;
@@ -27,6 +27,23 @@ use serde_json::Value;
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_socketpipe");
 /// What takes longer has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Time in which everything is given back that belonged to a session.
+const TIME_TO_CLEAN_UP: Duration = Duration::from_secs(10);
+
+/// WebRTC does not use loopback: there has to be another address of this machine.
+pub(crate) fn has_network() -> bool {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let found = socket
+        // Sends nothing; an address of documentation that no network here has.
+        .connect(("198.51.100.1", 9))
+        .and_then(|()| socket.local_addr());
+    let is_there = found.is_ok_and(|address| !address.ip().is_loopback());
+    if !is_there {
+        assert!(std::env::var("CI").is_err(), "no network but loopback");
+        eprintln!("skipped: this machine has no network but loopback");
+    }
+    is_there
+}
 
 /// A directory that goes with the test.
 pub(crate) struct Directory(PathBuf);
@@ -102,6 +119,11 @@ impl Lines {
             ours.shared.end();
         });
         lines
+    }
+
+    /// All that have come.
+    pub(crate) fn all(&self) -> Vec<String> {
+        self.shared.look(|_| true, Vec::clone)
     }
 
     /// The first line as it was written that `wanted` likes.
@@ -183,6 +205,8 @@ pub(crate) struct Serve {
     pub(crate) running: Running,
     /// What it printed at the start.
     pub(crate) info: Value,
+    /// Descriptors it had open then.
+    descriptors: usize,
 }
 
 impl Serve {
@@ -201,10 +225,12 @@ impl Serve {
         let info = running
             .stdout
             .find("start", |value| value["event"] == "serving");
+        let descriptors = descriptors(running.child.id());
         Self {
             directory,
             running,
             info,
+            descriptors,
         }
     }
 
@@ -234,23 +260,38 @@ impl Serve {
         self.running.stderr.find(what, wanted)
     }
 
-    /// Waits until no session runs and no program of one is left.
+    /// Waits until no session runs, no program of one is left, and no socket, pipe or file.
     pub(crate) fn assert_nothing_left(&self) {
         let pid = self.running.child.id();
-        let deadline = std::time::Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIME_TO_CLEAN_UP;
         loop {
             let sessions = self.command(&["sessions"]);
             let children = children(pid);
-            if sessions.is_empty() && children.trim().is_empty() {
+            let more = descriptors(pid).saturating_sub(self.descriptors);
+            if sessions.is_empty() && children.trim().is_empty() && more == 0 {
                 return;
             }
             assert!(
-                std::time::Instant::now() < deadline,
-                "left: {sessions:?}, processes {children}"
+                Instant::now() < deadline,
+                "left: {sessions:?}, processes {children}, {more} descriptors of {:?}",
+                opened(pid)
             );
             thread::yield_now();
         }
     }
+}
+
+/// How many descriptors a process has open.
+pub(crate) fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+/// What they are, for people.
+fn opened(pid: u32) -> Vec<PathBuf> {
+    let links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    links
+        .filter_map(|link| fs::read_link(link.path()).ok())
+        .collect()
 }
 
 /// The children of a process, of whichever of its threads, as the system lists them.
@@ -489,11 +530,16 @@ impl AtTerminal {
 
     /// Waits until this is on the screen.
     pub(crate) fn await_text(&self, text: &str) -> String {
-        let has = |shown: &Vec<u8>| String::from_utf8_lossy(shown).contains(text);
+        self.await_screen(text, |shown| shown.contains(text))
+    }
+
+    /// Waits until there is on the screen what `wanted` likes.
+    pub(crate) fn await_screen(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let has = |shown: &Vec<u8>| wanted(&String::from_utf8_lossy(shown));
         let shown = self
             .shown
             .look(has, |shown| String::from_utf8_lossy(shown).into_owned());
-        assert!(shown.contains(text), "no `{text}` in: {shown}");
+        assert!(wanted(&shown), "no `{what}` in: {shown}");
         shown
     }
 

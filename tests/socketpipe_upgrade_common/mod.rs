@@ -39,8 +39,12 @@ use tokio::{
     time::Instant,
 };
 
+use crate::socketpipe_memory::Messages;
+
 /// What takes longer has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Time in which everything is given back that belonged to a session.
+const TIME_TO_CLEAN_UP: Duration = Duration::from_secs(10);
 /// Datagrams on their way between two addresses.
 const ON_THE_WAY: usize = 4096;
 
@@ -51,59 +55,15 @@ pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
 }
 
 /// Waits for what nobody tells of.
-pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, done: impl FnMut() -> bool) {
+    within(PATIENCE, what, done).await;
+}
+
+async fn within(limit: Duration, what: &str, mut done: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !done() {
-        assert!(begin.elapsed() < PATIENCE, "not so: {what}");
+        assert!(begin.elapsed() < limit, "not so in {limit:?}: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// One end of a WebSocket in memory.
-pub(crate) struct Messages {
-    incoming: mpsc::Receiver<Bytes>,
-    outgoing: mpsc::Sender<Bytes>,
-}
-
-impl Messages {
-    pub(crate) fn pair() -> (Self, Self) {
-        let (one, two) = (mpsc::channel(2), mpsc::channel(2));
-        let end = |incoming, outgoing| Self { incoming, outgoing };
-        (end(one.1, two.0), end(two.1, one.0))
-    }
-}
-
-impl Stream for Messages {
-    type Item = io::Result<Bytes>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.incoming
-            .poll_next_unpin(cx)
-            .map(|message| message.map(Ok))
-    }
-}
-
-fn broken<E>(_: E) -> io::Error {
-    io::ErrorKind::BrokenPipe.into()
-}
-
-impl Sink<Bytes> for Messages {
-    type Error = io::Error;
-
-    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.outgoing.poll_ready_unpin(cx).map_err(broken)
-    }
-
-    fn start_send(mut self: Pin<&mut Self>, message: Bytes) -> io::Result<()> {
-        self.outgoing.start_send_unpin(message).map_err(broken)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.outgoing.poll_flush_unpin(cx).map_err(broken)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.outgoing.poll_close_unpin(cx).map_err(broken)
     }
 }
 
@@ -143,6 +103,11 @@ impl Path {
     /// Datagrams that arrived.
     pub(crate) fn carried(&self) -> u64 {
         self.inner.carried.load(Ordering::SeqCst)
+    }
+
+    /// Nothing goes through any more.
+    fn stop(&self) {
+        self.inner.tasks.lock().unwrap().abort_all();
     }
 
     /// The address that leads to this one.
@@ -326,8 +291,8 @@ impl Net {
 
 impl Connector for Net {
     fn connect(&mut self) -> BoxFuture<'static, Result<Wire, ConnectError>> {
-        let (ours, near) = Messages::pair();
-        let (far, theirs) = Messages::pair();
+        let (ours, near) = Messages::pair(2);
+        let (far, theirs) = Messages::pair(2);
         let (near_out, near_in) = near.split();
         let (far_out, far_in) = far.split();
         let up = self.clone().carry(near_in, far_out, self.up.clone());
@@ -496,12 +461,30 @@ impl World {
         first().unwrap()
     }
 
-    /// Waits until nothing is left: no session, no connection.
+    /// The same with bytes going both ways.
+    pub(crate) async fn loaded(&mut self) -> (SessionHandle, Load) {
+        let ends = self.upgraded().await;
+        (ends.session.handle(), ends.load())
+    }
+
+    /// The user ends the last session, and nothing is left of all of them.
+    pub(crate) async fn finish(self, ends: Ends) {
+        ends.close().await;
+        self.assert_nothing_left().await;
+    }
+
+    /// Waits until nothing is left: no session, no connection, no task.
     pub(crate) async fn assert_nothing_left(self) {
-        until("no session is left", || self.server.sessions().is_empty()).await;
+        let limit = TIME_TO_CLEAN_UP;
+        let none = || self.server.sessions().is_empty();
+        within(limit, "no session is left", none).await;
         for caller in &self.callers {
-            until("no connection is left", || caller.calls() == 0).await;
+            within(limit, "no connection is left", || caller.calls() == 0).await;
         }
+        self.net.path.stop();
+        drop(self);
+        let metrics = tokio::runtime::Handle::current().metrics();
+        within(limit, "no task is left", || metrics.num_alive_tasks() == 0).await;
     }
 }
 

@@ -24,8 +24,8 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Offer a terminal and TCP services. Without options: a shell of yours, on this machine only, to the holder of
-    /// the invitation it prints, once.
+    /// Offer a terminal and TCP services. Without options: a shell of yours, on this machine only, to the first who
+    /// uses the invitation it prints.
     Serve(Serve),
     /// Open a terminal.
     ///
@@ -90,7 +90,7 @@ pub(crate) struct Serve {
 /// How sessions of WebSockets move to WebRTC.
 #[derive(Parser)]
 pub(crate) struct ServeWebRtc {
-    /// Leave sessions on their WebSockets.
+    /// Leave sessions on their WebSockets. Connections of libp2p by /ws/webrtc use WebRTC all the same.
     #[arg(long)]
     pub(crate) no_webrtc: bool,
     /// STUN or TURN server for clients behind NATs: stun:host:port, turn:host:port?transport=udp, turns:host:port; may be
@@ -204,11 +204,12 @@ pub(crate) struct InviteTerms {
     /// How long it is good: 30s, 10m, 8h, 7d.
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "1h")]
     pub(crate) valid: Duration,
-    /// How many sessions it opens; 0 is any number.
+    /// How many times it lets somebody in; 0 is any number. A session over a WebSocket is one time. So is a peer over
+    /// libp2p, which may come back with it as long as it is good.
     #[arg(long, default_value_t = 1)]
     pub(crate) uses: u32,
     /// A signed token (JWT) by the key of the configuration: nothing is stored, any number of sessions.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "uses")]
     pub(crate) signed: bool,
     /// Print no QR code.
     #[arg(long)]
@@ -263,4 +264,23 @@ pub(crate) enum SessionsAction {
         #[arg(long, default_value = "ended by the owner of the server")]
         message: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signed_invitation_cannot_count_its_uses() {
+        let refused = Args::try_parse_from(["socketpipe", "invite", "--signed", "--uses", "2"]);
+        let said = refused.err().unwrap().to_string();
+        assert!(
+            said.contains("--uses") && said.contains("--signed"),
+            "{said}"
+        );
+        for terms in [["--signed", "--no-qr"], ["--uses", "2"]] {
+            let args = [&["socketpipe", "invite"], &terms[..]].concat();
+            assert!(Args::try_parse_from(args).is_ok(), "{terms:?}");
+        }
+    }
 }

@@ -19,6 +19,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::{Failed, args::Serve, state::read_line, time::parse_duration};
 
+mod check;
 mod webrtc;
 
 use self::webrtc::WebRtcOptions;
@@ -518,6 +519,7 @@ pub(crate) fn load(options: &Serve) -> Result<Config, Failed> {
         Some(path) => parse(path)?,
         None => Config::default(),
     };
+    config.libp2p.enabled |= options.public || !options.listen.is_empty();
     if options.public {
         config.libp2p.listen = transports_of("/ip4/0.0.0.0");
         config.libp2p.listen.extend(transports_of("/ip6/::"));
@@ -525,6 +527,7 @@ pub(crate) fn load(options: &Serve) -> Result<Config, Failed> {
         config.libp2p.listen = options.listen.clone();
     }
     if let Some(listen) = options.websocket {
+        config.websocket.enabled = true;
         config.websocket.listen = listen;
     }
     if options.tls_certificate.is_some() {
@@ -550,6 +553,7 @@ pub(crate) fn load(options: &Serve) -> Result<Config, Failed> {
     if options.record.is_some() {
         config.recording.directory = options.record.clone();
     }
+    config.check()?;
     Ok(config)
 }
 
@@ -593,6 +597,29 @@ mod tests {
         ] {
             toml::from_str::<Config>(text).unwrap_err();
         }
+    }
+
+    #[test]
+    fn naming_where_to_listen_turns_that_on() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(
+            file.path(),
+            "[libp2p]\nenabled = false\n[websocket]\nenabled = false\n",
+        )
+        .unwrap();
+        let enabled = |args: &[&str]| {
+            let path = file.path().to_str().unwrap();
+            let all = [&["serve", "--config", path], args].concat();
+            let config = load(&clap::Parser::parse_from(all)).unwrap();
+            (config.libp2p.enabled, config.websocket.enabled)
+        };
+        assert_eq!(enabled(&[]), (false, false));
+        assert_eq!(enabled(&["--websocket", "127.0.0.1:0"]), (false, true));
+        assert_eq!(
+            enabled(&["--listen", "/ip4/127.0.0.1/tcp/0"]),
+            (true, false)
+        );
+        assert_eq!(enabled(&["--public"]), (true, false));
     }
 
     #[test]

@@ -3,13 +3,14 @@
 use std::{
     future::pending,
     io::{self, IsTerminal as _, Read as _},
+    time::Duration,
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use libp2p_rtc::{
     socketpipe::{
         Code, Exit, RemoteSession, SessionHandle, SessionOptions, SessionStatus, Signal, exit_of,
-        session::{End, EndReason, Mode},
+        session::{By, End, EndReason, Mode},
     },
     websocket::Paths,
 };
@@ -43,6 +44,9 @@ const MAX_PENDING: usize = 256 * 1024;
 const PASSED_ON: [&str; 4] = ["TERM", "COLORTERM", "LANG", "TZ"];
 /// End of input, as a terminal says it.
 const END_OF_TRANSMISSION: &[u8] = b"\x04";
+/// Pause before it is said again. Once may not do: another program may have it, and one that has just started, or a shell
+/// that is about to read a line, drops what was typed before.
+const SAY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const HELP: &str =
     "~.  end the session\r\n~r  reconnect now\r\n~s  state of the connection\r\n~~  a ~\r\n";
 
@@ -108,6 +112,7 @@ fn conclude(end: End, output: &Output) -> u8 {
             signal_status(name),
             Some(format!("ended by signal {}", harmless(name))),
         ),
+        Exit::Closed if is_cut_off(&end) => (NO_STATUS, reason(&end)),
         Exit::Closed => (0, reason(&end)),
         Exit::Failed(failure) => (NO_STATUS, Some(harmless(&failure.to_string()))),
     };
@@ -117,6 +122,15 @@ fn conclude(end: End, output: &Output) -> u8 {
         output.note(&said, || json!(null));
     }
     status
+}
+
+/// Whether the server has ended it before the program there had: its owner did, or it stops.
+fn is_cut_off(end: &End) -> bool {
+    let EndReason::Close(close) = &end.reason else {
+        return false;
+    };
+    let ordinary = [Code::NORMAL, Code::USER, Code::BACKEND_CLOSED];
+    end.by == By::Remote && !ordinary.contains(&close.code)
 }
 
 /// What the one who closed says, if it is not the user himself.
@@ -202,6 +216,7 @@ async fn pipe(session: RemoteSession) -> Result<End, Failed> {
 /// What happened.
 enum Turn {
     Typed(Option<Bytes>),
+    EndOfInput,
     Written(usize),
     Signal(SignalKind),
     Status(bool),
@@ -221,6 +236,10 @@ struct Terminal<'a> {
     status: watch::Receiver<SessionStatus>,
     /// Typed and not taken by the session yet.
     pending: BytesMut,
+    /// What was typed does not end with the end of a line.
+    in_line: bool,
+    /// When the end of the input is to be said again, after it has ended.
+    say_again: Option<Instant>,
     /// Titles are set; `shown` is one of ours.
     titles: bool,
     shown: bool,
@@ -253,6 +272,8 @@ impl<'a> Terminal<'a> {
             screen: Screen::default(),
             status,
             pending: BytesMut::new(),
+            in_line: false,
+            say_again: None,
             titles: io::stdout().is_terminal() && !options.no_status && !output.is_json(),
             shown: false,
             lost: None,
@@ -270,12 +291,15 @@ impl<'a> Terminal<'a> {
         let mut buffer = vec![0; READ_SIZE];
         loop {
             let showing = self.lost.filter(|_| !self.shown);
+            let is_idle = self.pending.is_empty() && self.lost.is_none();
+            let again = self.say_again.filter(|_| is_idle);
             let turn = tokio::select! {
                 // What is typed goes first: Ctrl-C shall not wait behind a flood.
                 biased;
                 piece = input.recv(), if typing && self.pending.len() < MAX_PENDING => Turn::Typed(piece),
-                written = self.writer.write(&self.pending), if !self.pending.is_empty() => Turn::Written(written?),
+                written = self.writer.write(&self.pending), if !self.pending.is_empty() => Turn::Written(written.unwrap_or(0)),
                 number = signals.next() => Turn::Signal(number),
+                () = until(again) => Turn::EndOfInput,
                 changed = self.status.changed(), if watching => Turn::Status(changed.is_ok()),
                 () = until(showing.map(|since| since + SHOW_LOSS_AFTER)) => Turn::Lost,
                 read = self.reader.read(&mut buffer) => Turn::Output(read.unwrap_or(0)),
@@ -284,9 +308,10 @@ impl<'a> Terminal<'a> {
                 Turn::Typed(Some(piece)) => self.typed(&piece),
                 Turn::Typed(None) => {
                     typing = false;
-                    // A shell ends when its terminal says so.
-                    self.pending.extend_from_slice(END_OF_TRANSMISSION);
+                    self.finish_line();
+                    self.say_end();
                 }
+                Turn::EndOfInput => self.say_end(),
                 // The session is over; its last output is still to be read.
                 Turn::Written(0) => self.pending.clear(),
                 Turn::Written(count) => self.pending.advance(count),
@@ -307,6 +332,9 @@ impl<'a> Terminal<'a> {
 
     /// Takes what was typed, and does what is for us.
     fn typed(&mut self, piece: &[u8]) {
+        if let Some(last) = piece.last() {
+            self.in_line = !matches!(last, b'\n' | b'\r');
+        }
         let Some(escapes) = &mut self.escapes else {
             self.pending.extend_from_slice(piece);
             return;
@@ -321,6 +349,20 @@ impl<'a> Terminal<'a> {
                 Key::Help => self.say(HELP),
             }
         }
+    }
+
+    /// Runs a last command that has no end of line, as shells do it that read a file. What a user has begun to type when
+    /// the terminal goes is another matter.
+    fn finish_line(&mut self) {
+        if self.in_line && self.raw.is_none() {
+            self.pending.extend_from_slice(b"\n");
+        }
+    }
+
+    /// The input has ended: a shell ends when its terminal says so.
+    fn say_end(&mut self) {
+        self.pending.extend_from_slice(END_OF_TRANSMISSION);
+        self.say_again = Some(Instant::now() + SAY_AGAIN_AFTER);
     }
 
     /// A word the user asked for, on stderr.

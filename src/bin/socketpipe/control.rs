@@ -1,7 +1,8 @@
 //! How commands talk to the server that runs: a socket in the state directory, one JSON object each way.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, IsTerminal as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::PathBuf,
     time::Duration,
@@ -80,7 +81,7 @@ pub(crate) struct Invited {
 }
 
 impl Invited {
-    /// For people; the QR code is what others can use.
+    /// For people; the QR code is what others can use. In a file or a pipe no camera sees one.
     pub(crate) fn lines(&self, no_qr: bool) -> Vec<String> {
         let mut lines = vec![format!("invitation  {}", self.invitation)];
         let label = if self.here {
@@ -89,7 +90,7 @@ impl Invited {
             "open       "
         };
         lines.extend(self.url.as_ref().map(|url| format!("{label} {url}")));
-        if !no_qr {
+        if !no_qr && io::stdout().is_terminal() {
             let link = self.url.as_ref().filter(|_| !self.here);
             lines.push(qr(link.unwrap_or(&self.invitation)));
         }
@@ -102,9 +103,17 @@ pub(crate) async fn ask<T: DeserializeOwned>(
     state: &State,
     request: &Request,
 ) -> Result<T, Failed> {
-    let stream = UnixStream::connect(state.file(SOCKET)).await.map_err(
-        |_| "no server runs with this state directory; start one with `socketpipe serve`",
-    )?;
+    let path = state.file(SOCKET);
+    let stream = UnixStream::connect(&path)
+        .await
+        .map_err(|error| match error.kind() {
+            // There is no socket, or one that a server left behind.
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                "no server runs with this state directory; start one with `socketpipe serve`"
+                    .to_owned()
+            }
+            _ => format!("{}: {error}", path.display()),
+        })?;
     let conversation = async {
         let (reader, mut writer) = stream.into_split();
         let mut line = serde_json::to_vec(request)?;

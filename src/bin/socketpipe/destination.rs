@@ -98,7 +98,8 @@ impl Destination {
             true => (None, None),
             false => {
                 let key = state.keypair("client.key")?;
-                let transports = Transports::new(&key, self.roots.clone(), CallConfig::default())?;
+                let (roots, calls) = (self.roots.clone(), CallConfig::default());
+                let transports = Transports::new(&key, roots, calls, None)?;
                 let (node, task) = Node::start(key, transports, NodeOptions::default()).await?;
                 (Some(node), Some(task))
             }

@@ -100,15 +100,7 @@ pub(crate) async fn sessions(
     match options.action.unwrap_or(SessionsAction::List) {
         SessionsAction::List => {
             let columns = [
-                "number",
-                "label",
-                "mode",
-                "target",
-                "start",
-                "connected",
-                "path",
-                "sent",
-                "received",
+                "number", "label", "mode", "target", "start", "state", "path", "sent", "received",
                 "address",
             ];
             list(&state, &Request::Sessions, &columns, output).await

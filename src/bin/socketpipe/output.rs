@@ -134,9 +134,6 @@ pub(crate) fn qr(text: &str) -> String {
         .dark_color(Dense1x2::Light)
         .light_color(Dense1x2::Dark)
         .build();
-    if !std::io::stdout().is_terminal() {
-        return drawn;
-    }
     let lines = drawn.lines();
     let coloured = lines.map(|line| format!("{QR_COLOURS}{line}{NO_COLOURS}"));
     coloured.collect::<Vec<_>>().join("\n")

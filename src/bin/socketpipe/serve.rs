@@ -11,7 +11,7 @@ use libp2p::{Multiaddr, PeerId, identity::Keypair, multiaddr::Protocol};
 use libp2p_rtc::{
     Caller,
     socketpipe::{
-        Carrier, Code, Server,
+        Carrier, Code, Server, SessionSummary,
         invitation::Invitation,
         session::Mode,
         tokens::{JwtKey, TokenStore, TokenTerms},
@@ -69,9 +69,9 @@ pub(crate) async fn run(state: State, options: Serve, output: &Output) -> Result
         desk.allow_peer(peer);
     }
     let mut ports = Ports::load(&state);
-    let transports = transports(&config, &state)?;
-    let caller = transports.as_ref().map(|(_, all)| all.caller.clone());
     let servers = config.webrtc.servers()?;
+    let transports = transports(&config, &state, servers.as_ref())?;
+    let caller = transports.as_ref().map(|(_, all)| all.caller.clone());
     let server = make_server(&config, &desk, caller, servers.as_ref());
     let websocket = listen_websocket(&config, &server, (limiter, servers), &mut ports).await?;
     let shared = websocket
@@ -149,12 +149,17 @@ fn upgrades(config: &Config) -> bool {
 }
 
 /// The ways by which the node connects, and its key; `None` if there shall be none.
-fn transports(config: &Config, state: &State) -> Result<Option<(Keypair, Transports)>, Failed> {
+fn transports(
+    config: &Config,
+    state: &State,
+    servers: Option<&TurnServers>,
+) -> Result<Option<(Keypair, Transports)>, Failed> {
     if !config.libp2p.enabled {
         return Ok(None);
     }
     let key = state.keypair("server.key")?;
-    let transports = Transports::new(&key, TlsRoots::default(), config.webrtc.calls())?;
+    let (calls, servers) = (config.webrtc.calls(), config.webrtc.own_servers(servers));
+    let transports = Transports::new(&key, TlsRoots::default(), calls, servers)?;
     Ok(Some((key, transports)))
 }
 
@@ -270,7 +275,7 @@ impl Running {
             if let Some(invited) = &invited {
                 lines.extend(invited.lines(no_qr));
                 lines.push(format!(
-                    "\nThe invitation opens {} once; {}. `socketpipe invite` makes more.",
+                    "\nThe invitation opens {} to the first who uses it; {}. `socketpipe invite` makes more.",
                     self.what(),
                     self.reach(),
                 ));
@@ -494,7 +499,7 @@ impl Running {
                     "mode": mode_name(session.mode),
                     "target": session.target,
                     "start": rfc3339(session.started),
-                    "connected": session.connected,
+                    "state": state_of(session),
                     "path": session.carrier.map(Carrier::name),
                     "sent": session.sent,
                     "received": session.received,
@@ -517,6 +522,14 @@ impl Running {
             () = stop.wait() => {}
         }
         self.desk.save_tokens();
+    }
+}
+
+fn state_of(session: &SessionSummary) -> &'static str {
+    match (session.ended, session.connected) {
+        (true, _) => "ended",
+        (false, true) => "connected",
+        (false, false) => "waiting",
     }
 }
 

@@ -7,7 +7,9 @@ use libp2p::{
     identity::Keypair,
     noise, quic, tcp, yamux,
 };
-use libp2p_rtc::{CallConfig, Caller, Config, Transport, websocket};
+use libp2p_rtc::{
+    CallConfig, Caller, Config, Transport, socketpipe::websocket::TurnServers, websocket,
+};
 
 use crate::Failed;
 
@@ -24,11 +26,12 @@ pub(crate) struct Transports {
 }
 
 impl Transports {
-    /// `roots` are for TLS with other servers, `calls` for WebRTC that is set up by WebSockets.
+    /// `roots` are for TLS with other servers, `calls` and `servers` for WebRTC that is set up by WebSockets.
     pub(crate) fn new(
         key: &Keypair,
         roots: websocket::TlsRoots,
         calls: CallConfig,
+        servers: Option<TurnServers>,
     ) -> Result<Self, Failed> {
         // A key press must not wait for the acknowledgement of the one before.
         let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
@@ -38,9 +41,12 @@ impl Transports {
         let quic = quic::tokio::Transport::new(quic::Config::new(key));
         let webrtc = Transport::new(Config::new(key));
         let caller = webrtc.caller(calls);
-        let config = websocket::Config::new(key)
+        let mut config = websocket::Config::new(key)
             .with_caller(caller.counted_apart(MAX_CALLS))
             .with_roots(roots);
+        if let Some(servers) = servers {
+            config = config.with_servers(move || servers.fresh());
+        }
         let quic = quic.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
         let webrtc = webrtc.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
         let direct = tcp
@@ -68,30 +74,44 @@ impl Transports {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, net::Ipv4Addr, pin::Pin, time::Duration};
+    use std::{
+        future::{Future, poll_fn},
+        net::Ipv4Addr,
+        pin::Pin,
+        time::Duration,
+    };
 
     use libp2p::core::{
         Endpoint,
         transport::{DialOpts, ListenerId, PortUse, TransportEvent},
     };
+    use tokio::net::UdpSocket;
 
     use super::*;
 
-    /// Those of a node whose sessions have no call left.
-    fn full() -> Transports {
+    /// Those of a node whose sessions have no call left, with these servers.
+    fn full(servers: &[String]) -> websocket::Transport {
         let calls = CallConfig::new()
             .with_announced(vec![Ipv4Addr::LOCALHOST.into()])
             .with_max_calls(0);
         let key = Keypair::generate_ed25519();
-        Transports::new(&key, websocket::TlsRoots::default(), calls).unwrap()
+        let servers = TurnServers::new(servers, b"secret").unwrap();
+        let roots = websocket::TlsRoots::default();
+        Transports::new(&key, roots, calls, Some(servers))
+            .unwrap()
+            .by_websocket
     }
 
-    #[tokio::test]
-    async fn calls_of_libp2p_peers_and_those_of_sessions_are_counted_apart() {
-        let (mut near, mut far) = (full().by_websocket, full().by_websocket);
+    type Connected = (PeerId, websocket::Connection);
+
+    /// Both ends of a connection by `/ws/webrtc`.
+    async fn connect(
+        near: &mut websocket::Transport,
+        far: &mut websocket::Transport,
+    ) -> (Connected, Connected) {
         let address = "/ip4/127.0.0.1/tcp/0/ws/webrtc".parse().unwrap();
         far.listen_on(ListenerId::next(), address).unwrap();
-        let mut next = async || poll_fn(|cx| Pin::new(&mut far).poll(cx)).await;
+        let mut next = async || poll_fn(|cx| Pin::new(&mut *far).poll(cx)).await;
         let TransportEvent::NewAddress { listen_addr, .. } = next().await else {
             panic!("no address");
         };
@@ -106,11 +126,38 @@ mod tests {
                 event => panic!("{event:?}"),
             }
         };
-        let both = futures::future::join(dialing, accepting);
-        let both = tokio::time::timeout(Duration::from_secs(60), both);
-        let (dialed, accepted) = both.await.unwrap();
-        let _connections = (dialed.unwrap(), accepted.unwrap());
+        let (dialed, accepted) = soon(futures::future::join(dialing, accepting)).await;
+        (dialed.unwrap(), accepted.unwrap())
+    }
+
+    async fn soon<F: Future>(future: F) -> F::Output {
+        let patience = Duration::from_secs(60);
+        tokio::time::timeout(patience, future).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn calls_of_libp2p_peers_and_those_of_sessions_are_counted_apart() {
+        let (mut near, mut far) = (full(&[]), full(&[]));
+        let _connections = connect(&mut near, &mut far).await;
         let path = near.paths().all()[0].path;
         assert!(matches!(path, websocket::Path::WebRtc { .. }), "{path}");
+    }
+
+    #[tokio::test]
+    async fn libp2p_peers_who_come_by_websocket_have_the_servers_of_the_node() {
+        let stun = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let turn = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let servers = [
+            format!("stun:{}", stun.local_addr().unwrap()),
+            format!("turn:{}?transport=udp", turn.local_addr().unwrap()),
+        ];
+        let (mut near, mut far) = (full(&[]), full(&servers));
+        let _connections = connect(&mut near, &mut far).await;
+        for socket in [stun, turn] {
+            let mut request = [0; 1024];
+            let (length, _) = soon(socket.recv_from(&mut request)).await.unwrap();
+            // The cookie of STUN.
+            assert!(length >= 20 && request[4..8] == [0x21, 0x12, 0xa4, 0x42]);
+        }
     }
 }

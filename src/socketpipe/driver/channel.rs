@@ -19,7 +19,7 @@ impl Driver {
             return None;
         };
         let channel = self.upgrade.as_ref();
-        if let Some((carrier, _)) = channel.and_then(|upgrade| upgrade.describe(data)) {
+        if let Some(carrier) = channel.and_then(|upgrade| upgrade.carrier(data)) {
             return Some(carrier);
         }
         let lane = self.lanes.iter().find(|lane| lane.id == data)?;
@@ -130,7 +130,7 @@ impl Driver {
         let upgrade = self.upgrade.as_ref()?;
         let mut lanes = self.lanes.iter_mut();
         let (id, label) = lanes.find_map(|lane| {
-            let (_, label) = upgrade.describe(lane.id)?;
+            let label = upgrade.describe(lane.id)?;
             lane.wire.set_label(label.clone());
             Some((lane.id, label))
         })?;

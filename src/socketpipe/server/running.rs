@@ -11,9 +11,11 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::{
-    Command, Entry, Handover, Meter, Opened, Outcome, Record, SessionSummary, Shared, Ticket,
-    door::Door, ticket_hash, wall_clock,
+    Command, Entry, Handover, Meter, Opened, Outcome, Record, SessionSummary, Shared, door::Door,
+    wall_clock,
 };
+#[cfg(feature = "gateway")]
+use super::{Ticket, ticket_hash};
 use crate::socketpipe::{
     code::Code,
     driver::{self, Driver},
@@ -39,7 +41,7 @@ impl Place {
         shared: Arc<Shared>,
         summary: SessionSummary,
         id: Option<SessionId>,
-        (token, ticket): (&[u8], Option<Ticket>),
+        token: &[u8],
         commands: mpsc::Sender<Command>,
     ) -> Self {
         let meter = Arc::new(Meter::default());
@@ -57,7 +59,8 @@ impl Place {
             summary: summary.clone(),
             meter: meter.clone(),
             commands,
-            ticket,
+            #[cfg(feature = "gateway")]
+            ticket: None,
         };
         table.running.insert(summary.number, entry);
         shared.count.send_replace(table.running.len());
@@ -68,6 +71,15 @@ impl Place {
             meter,
             id,
             outcome: Outcome::Dropped,
+        }
+    }
+
+    /// Lets the client ask for servers.
+    #[cfg(feature = "gateway")]
+    fn hand_out(&self, ticket: Option<Ticket>) {
+        let mut table = self.shared.table();
+        if let Some(entry) = table.running.get_mut(&self.summary.number) {
+            entry.ticket = ticket;
         }
     }
 
@@ -88,6 +100,7 @@ impl Place {
             self.shared.table().by_id.remove(&id);
         }
         self.meter.connected.store(false, Ordering::Relaxed);
+        self.meter.ended.store(true, Ordering::Relaxed);
         self.meter.carried_by(None);
         commands.close();
         while let Ok(command) = commands.try_recv() {
@@ -135,9 +148,8 @@ pub(super) async fn run(
 ) {
     let (mode, origin) = (door.mode, door.origin.clone());
     let acceptor = door.into_acceptor(&mut wire);
-    let webrtc = shared.webrtc().cloned();
     let brake = (mode == Mode::Pty).then(|| shared.brakes.brake());
-    let driver = Driver::server(wire, opened.backend, (webrtc, brake), |path| {
+    let driver = Driver::server(wire, opened.backend, (shared.webrtc(), brake), |path| {
         acceptor.accept(driver::now(), path, rand::random(), rand::random())
     });
     // Nothing is open any more if the client has closed meanwhile.
@@ -150,15 +162,19 @@ pub(super) async fn run(
         target: opened.target,
         started: wall_clock(),
         connected: true,
+        ended: false,
         carrier: None,
         sent: 0,
         received: 0,
     };
     let id = driver.session().session_id().cloned();
     let (sender, mut commands) = mpsc::channel(MAX_COMMANDS);
+    #[cfg(feature = "gateway")]
     let ticket = ticket(&driver, &token);
     let token = if opened.by_token { token } else { Bytes::new() };
-    let mut place = Place::take(shared, summary, id, (&token, ticket), sender);
+    let mut place = Place::take(shared, summary, id, &token, sender);
+    #[cfg(feature = "gateway")]
+    place.hand_out(ticket);
     drop(token);
     poll_fn(|cx| work(cx, &mut driver, &mut commands, &mut place, opened.expires)).await;
     place.leave(&mut commands);
@@ -166,6 +182,7 @@ pub(super) async fn run(
 }
 
 /// Lets the client of a session that agreed to WebRTC ask for the servers for it, by the token it has shown.
+#[cfg(feature = "gateway")]
 fn ticket(driver: &Driver, token: &[u8]) -> Option<Ticket> {
     let parameters = driver.session().parameters()?;
     let token = ticket_hash(token).filter(|_| parameters.webrtc)?;

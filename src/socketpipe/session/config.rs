@@ -43,7 +43,9 @@ pub struct ClientConfig {
     pub token: Bytes,
     /// Ask for Session Resume. Default true: without it a lost transport loses bytes.
     pub resume: bool,
-    /// Ask for the WebRTC upgrade. Default false: only a driver that can do it may.
+    /// Ask for the WebRTC upgrade. Default false: only a driver that can do it may. [`open`](crate::socketpipe::open)
+    /// can, and sets this itself for each connection: true where the options have
+    /// [`webrtc`](crate::socketpipe::SessionOptions::webrtc()) and nobody between can change an offer.
     pub webrtc: bool,
     /// Number of the flag that stands for it, which the published text leaves open: 6 (default) or 7. With any other,
     /// which are those of other extensions, the upgrade is neither asked for nor accepted.
@@ -140,7 +142,9 @@ pub struct ServerConfig {
     pub ping_timeout: Duration,
     /// Session Resume, or none. Default: on.
     pub resume: Option<ResumeConfig>,
-    /// Accept the WebRTC upgrade. Default false: only a driver that can do it may.
+    /// Accept the WebRTC upgrade. Default false: only a driver that can do it may. A
+    /// [`Server`](crate::socketpipe::Server) sets this itself: true where it was made
+    /// [`with_webrtc`](crate::socketpipe::Server::with_webrtc) and nobody between can change an offer.
     pub webrtc: bool,
     /// Number of the flag that stands for it, see [`ClientConfig::webrtc_bit`].
     pub webrtc_bit: u8,

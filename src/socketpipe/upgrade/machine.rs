@@ -126,20 +126,25 @@ impl Upgrade {
         }
     }
 
-    /// What carries this path, if it is the channel, and a few words about it.
-    pub(in crate::socketpipe) fn describe(&self, path: PathId) -> Option<(Carrier, String)> {
-        let State::Calling(attempt) = &self.state else {
-            return None;
-        };
-        if attempt.channel() != Some(path) {
-            return None;
+    /// The attempt whose channel this path is.
+    fn attempt_of(&self, path: PathId) -> Option<&Attempt> {
+        match &self.state {
+            State::Calling(attempt) if attempt.channel() == Some(path) => Some(attempt),
+            _ => None,
         }
-        let (carrier, remote) = attempt.carrier();
-        let label = match remote {
-            Some(remote) => format!("{carrier} {remote}"),
-            None => carrier.to_string(),
-        };
-        Some((carrier, label))
+    }
+
+    /// What carries this path, if it is the channel.
+    pub(in crate::socketpipe) fn carrier(&self, path: PathId) -> Option<Carrier> {
+        Some(self.attempt_of(path)?.carrier().0)
+    }
+
+    /// A few words about this path, if it is the channel.
+    pub(in crate::socketpipe) fn describe(&self, path: PathId) -> Option<String> {
+        Some(match self.attempt_of(path)?.carrier() {
+            (carrier, Some(remote)) => format!("{carrier} {remote}"),
+            (carrier, None) => carrier.to_string(),
+        })
     }
 
     /// The session does not use this path any more. If it was the channel, gives the connection, for as long as goodbyes

@@ -10,11 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{
-    FutureExt as _, Sink, SinkExt as _, Stream, StreamExt as _, channel::mpsc, future::BoxFuture,
-};
+use futures::{FutureExt as _, SinkExt as _, StreamExt as _, channel::mpsc, future::BoxFuture};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadBuf};
 
+use self::memory::Messages;
 use super::{Carrier, WebRtc};
 use crate::{
     CallConfig, Caller,
@@ -28,57 +27,13 @@ use crate::{
     transport::call::{Application, Call, CallEvent, MessageChannel, Signal},
 };
 
+#[path = "../../../tests/socketpipe_memory/mod.rs"]
+mod memory;
+
 async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(Duration::from_secs(60), future)
         .await
         .expect("took too long")
-}
-
-/// One end of a WebSocket in memory.
-struct Messages {
-    incoming: mpsc::Receiver<Bytes>,
-    outgoing: mpsc::Sender<Bytes>,
-}
-
-impl Messages {
-    fn pair() -> (Self, Self) {
-        let (one, two) = (mpsc::channel(64), mpsc::channel(64));
-        let end = |incoming, outgoing| Self { incoming, outgoing };
-        (end(one.1, two.0), end(two.1, one.0))
-    }
-}
-
-impl Stream for Messages {
-    type Item = io::Result<Bytes>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = self.incoming.poll_next_unpin(cx);
-        next.map(|message| message.map(Ok))
-    }
-}
-
-fn broken<E>(_: E) -> io::Error {
-    io::ErrorKind::BrokenPipe.into()
-}
-
-impl Sink<Bytes> for Messages {
-    type Error = io::Error;
-
-    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.outgoing.poll_ready_unpin(cx).map_err(broken)
-    }
-
-    fn start_send(mut self: Pin<&mut Self>, message: Bytes) -> io::Result<()> {
-        self.outgoing.start_send_unpin(message).map_err(broken)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.outgoing.poll_flush_unpin(cx).map_err(broken)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.outgoing.poll_close_unpin(cx).map_err(broken)
-    }
 }
 
 struct TestBackend {
@@ -149,7 +104,7 @@ impl Raw {
             ..ServerConfig::default()
         };
         let server = Server::with_webrtc(config, Open(sender), 4, webrtc);
-        let (ours, theirs) = Messages::pair();
+        let (ours, theirs) = Messages::pair(64);
         let wire = Wire::messages(PathKind::WebSocket, theirs).private();
         tokio::spawn(server.serve(wire, mode, Origin::address("192.0.2.1")));
         let mut socket = ours;

@@ -113,6 +113,12 @@ impl TurnServers {
         self.stun.is_empty() && self.turn.is_empty()
     }
 
+    /// All of them, with credentials that are made now and for one connection.
+    pub fn fresh(&self) -> Vec<IceServer> {
+        let label = format!("{:016x}", rand::random::<u64>());
+        self.list(&label, wall_clock()).into_servers()
+    }
+
     /// User name and password of the session with this label.
     fn credentials(&self, label: &str, now: SystemTime) -> (String, String) {
         let end = now + LIFETIME;
@@ -170,9 +176,7 @@ impl TurnServers {
 /// What the server itself uses; each connection has a label of its own.
 impl IceServers for TurnServers {
     fn servers(&self) -> BoxFuture<'static, Result<Vec<IceServer>, String>> {
-        let label = format!("{:016x}", rand::random::<u64>());
-        let servers = self.list(&label, wall_clock()).into_servers();
-        Box::pin(std::future::ready(Ok(servers)))
+        Box::pin(std::future::ready(Ok(self.fresh())))
     }
 }
 

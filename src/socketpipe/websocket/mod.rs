@@ -2,7 +2,8 @@
 //!
 //! A [`WebSocketListener`] accepts TCP connections, with TLS or on loopback, decides by address, `Host`, `Origin` and
 //! rate who may upgrade, and gives the result to a [`Server`](super::Server) as a wire. [`WebSocketConnector`] is the
-//! client's side. `POST /ice` tells clients of sessions which STUN and TURN servers to use. Tokens are not looked at here: they come in the first frame and are the server's business.
+//! client's side. `POST /ice` tells clients of sessions which STUN and TURN servers to use. Tokens are the server's
+//! business: they come in the first frame, and to `/ice` in a header, and are passed on as they are.
 
 mod client;
 mod ice;

@@ -1,11 +1,11 @@
 //! Opens WebSockets: TCP, TLS, the upgrade, each a step of its own, so that callers can tell how far it came.
 
-use std::{io, sync::Arc};
+use std::{error::Error as StdError, fmt, io, sync::Arc};
 
 use tokio::net::{TcpStream, ToSocketAddrs};
 use tokio_rustls::{
     TlsConnector,
-    rustls::{ClientConfig, pki_types::ServerName},
+    rustls::{self, CertificateError, ClientConfig, pki_types::ServerName},
 };
 use tokio_tungstenite::{
     client_async_with_config,
@@ -60,8 +60,68 @@ pub(crate) async fn secure(
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
 ) -> io::Result<Io> {
-    let stream = TlsConnector::from(config).connect(name, stream).await?;
+    let connecting = TlsConnector::from(config).connect(name, stream);
+    let stream = connecting.await.map_err(explain_tls)?;
     Ok(Box::new(stream))
+}
+
+/// A certificate that is not believed, in words of people who do not know rustls.
+#[derive(Debug)]
+struct CertificateProblem {
+    sentence: String,
+    source: rustls::Error,
+}
+
+impl fmt::Display for CertificateProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sentence)
+    }
+}
+
+impl StdError for CertificateProblem {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// Says what is wrong with the certificate of the server, if that is it. Other errors stay as they are.
+fn explain_tls(error: io::Error) -> io::Error {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    let Some(rustls::Error::InvalidCertificate(problem)) = inner else {
+        return error;
+    };
+    let source = rustls::Error::InvalidCertificate(problem.clone());
+    let sentence = match problem {
+        // The second is what one gets whose issuer has the name of a trusted one.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "the server's certificate is signed by nobody who is trusted here".to_owned()
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "the server's certificate has expired".to_owned()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "the server's certificate is not valid yet; is the clock of this machine right?"
+                .to_owned()
+        }
+        CertificateError::Revoked => "the server's certificate was revoked".to_owned(),
+        CertificateError::NotValidForName => {
+            "the server's certificate is for another name".to_owned()
+        }
+        CertificateError::NotValidForNameContext { expected, .. } => {
+            let expected = expected.to_str();
+            format!("the server's certificate is for another name than {expected}")
+        }
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "the server's certificate is not made for servers".to_owned()
+        }
+        // The library of certificates has no other word for it.
+        other if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+            "the server's certificate is made to sign others (CA:TRUE) and not for a server"
+                .to_owned()
+        }
+        _ => format!("the server's certificate cannot be accepted ({source})"),
+    };
+    io::Error::new(error.kind(), CertificateProblem { sentence, source })
 }
 
 /// Asks for a WebSocket.
@@ -111,5 +171,92 @@ fn explanation(text: &[u8]) -> String {
             .filter(|c| !c.is_control())
             .take(MAX_EXPLANATION)
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::{
+        super::tls::{ServerTls, TlsRoots},
+        *,
+    };
+
+    /// What makes a certificate one that is refused.
+    type Change = fn(&mut CertificateParams);
+
+    /// What a client of `localhost` says that believes this certificate, or one that is made in the same way.
+    async fn said_of(change: Change, is_believed: bool) -> io::Error {
+        let folder = tempfile::tempdir().unwrap();
+        let make = |name: &str| {
+            let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+            change(&mut params);
+            let key = KeyPair::generate().unwrap();
+            let made = params.self_signed(&key).unwrap();
+            let paths = ["pem", "key"].map(|kind| folder.path().join(format!("{name}.{kind}")));
+            std::fs::write(&paths[0], made.pem()).unwrap();
+            std::fs::write(&paths[1], key.serialize_pem()).unwrap();
+            paths
+        };
+        let ([certificate, key], [other, _]) = (make("own"), make("other"));
+        let acceptor = ServerTls::from_files(&certificate, &key).unwrap();
+        let acceptor = TlsAcceptor::from(acceptor.config);
+        let root = if is_believed { certificate } else { other };
+        let roots = TlsRoots::File(root).config().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = connect(listener.local_addr().unwrap()).await.unwrap();
+        let accepting = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            drop(acceptor.accept(stream).await);
+        };
+        let name = ServerName::try_from("localhost").unwrap();
+        let (secured, ()) = tokio::join!(secure(stream, roots, name), accepting);
+        secured.err().expect("the certificate is refused")
+    }
+
+    #[tokio::test]
+    async fn why_a_certificate_is_refused_is_told_in_a_sentence() {
+        let cases: [(Change, bool, &str); 5] = [
+            (|_| {}, false, "signed by nobody who is trusted here"),
+            (
+                |params| params.subject_alt_names.clear(),
+                true,
+                "for another name than localhost",
+            ),
+            (
+                |params| params.not_after = date_time_ymd(2001, 1, 1),
+                true,
+                "has expired",
+            ),
+            (
+                |params| params.not_before = date_time_ymd(2999, 1, 1),
+                true,
+                "not valid yet",
+            ),
+            (
+                |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained),
+                true,
+                "made to sign others",
+            ),
+        ];
+        for (change, is_believed, words) in cases {
+            let error = said_of(change, is_believed).await;
+            let said = error.to_string();
+            assert!(said.contains(words), "{words}: {said}");
+            let inner = error.get_ref().and_then(|inner| inner.source());
+            assert!(
+                inner.is_some_and(|inner| inner.is::<rustls::Error>()),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
+    fn other_errors_stay_as_they_are() {
+        let error = explain_tls(io::Error::from(io::ErrorKind::ConnectionReset));
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 }

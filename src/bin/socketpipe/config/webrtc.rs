@@ -8,7 +8,7 @@ use libp2p_rtc::{
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::read;
+use super::{check::at_least_one, read};
 use crate::{Failed, args::ServeWebRtc};
 
 /// How sessions of WebSockets move to WebRTC.
@@ -77,6 +77,29 @@ fn capability_bit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::E
 }
 
 impl WebRtcOptions {
+    /// Whether this can work.
+    pub(super) fn check(&self) -> Result<(), Failed> {
+        at_least_one("[webrtc] max", self.max)?;
+        if self
+            .servers
+            .iter()
+            .any(|url| url.to_ascii_lowercase().starts_with("turn"))
+        {
+            return Ok(());
+        }
+        if self.relay != Relay::Clients {
+            return Err("[webrtc] relay: there is no TURN server among the servers".into());
+        }
+        match &self.turn_secret_file {
+            Some(path) => Err(format!(
+                "turn_secret_file {}: there is no TURN server among the servers",
+                path.display()
+            )
+            .into()),
+            None => Ok(()),
+        }
+    }
+
     /// The servers clients are told of.
     pub(crate) fn servers(&self) -> Result<Option<TurnServers>, Failed> {
         let secret = match &self.turn_secret_file {
@@ -104,13 +127,20 @@ impl WebRtcOptions {
         config
     }
 
+    /// Those of the servers that this server uses itself.
+    pub(crate) fn own_servers(&self, servers: Option<&TurnServers>) -> Option<TurnServers> {
+        let servers = servers?.clone();
+        let own = match self.relay {
+            Relay::Clients => servers.without_turn(),
+            Relay::Both | Relay::Only => servers,
+        };
+        Some(own).filter(|own| !own.is_empty())
+    }
+
     /// The sessions' upgrade, with a caller of those settings.
     pub(crate) fn upgrade(&self, caller: Caller, servers: Option<&TurnServers>) -> WebRtc {
         let webrtc = WebRtc::new(caller);
-        match servers.cloned() {
-            Some(servers) if self.relay == Relay::Clients => {
-                webrtc.with_servers(servers.without_turn())
-            }
+        match self.own_servers(servers) {
             Some(servers) => webrtc.with_servers(servers),
             None => webrtc,
         }
@@ -152,6 +182,21 @@ mod tests {
         let error = no_secret.servers().unwrap_err().to_string();
         assert!(error.contains("secret"), "{error}");
         assert!(WebRtcOptions::default().servers().unwrap().is_none());
+    }
+
+    #[test]
+    fn who_uses_the_relays_is_configured() {
+        let of = |relay: &str| {
+            let text = "servers = [\"stun:192.0.2.1\", \"turn:192.0.2.1\"]\nrelay = ";
+            let options = parse(&format!("{text}\"{relay}\"")).unwrap();
+            let all = TurnServers::new(&options.servers, b"secret").unwrap();
+            let own = options.own_servers(Some(&all)).unwrap();
+            own.fresh().iter().filter(|server| server.is_turn()).count()
+        };
+        assert_eq!((of("clients"), of("both"), of("only")), (0, 1, 1));
+        let options = parse("servers = [\"turn:192.0.2.1\"]").unwrap();
+        let all = TurnServers::new(&options.servers, b"secret").unwrap();
+        assert!(options.own_servers(Some(&all)).is_none());
     }
 
     #[test]

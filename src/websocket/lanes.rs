@@ -20,7 +20,7 @@ use libp2p_identity::PeerId;
 
 use self::lane::Lane;
 use super::{
-    conversation::{Action, Conversation, Ended, Role, Timing},
+    conversation::{Action, Conversation, Ended, Timing},
     error::{ConnectionError, Error, Phase},
     http::{messages::Socket, server::Place},
     link::{Link, Received},
@@ -53,7 +53,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// See the module's documentation.
 pub(crate) struct Lanes {
     common: Arc<Common>,
-    role: Role,
+    role: Side,
     /// Who must answer, or has.
     peer: Option<PeerId>,
     /// It has.
@@ -87,7 +87,7 @@ impl Lanes {
     /// A connection on this WebSocket, with this peer if it is given.
     pub(crate) fn new(
         common: Arc<Common>,
-        role: Role,
+        role: Side,
         socket: Socket,
         peer: Option<PeerId>,
         report: Report,
@@ -155,7 +155,7 @@ impl Lanes {
 
     /// Whether nothing comes of the set-up. A listener tells its dialer why before it hangs up.
     pub(crate) fn is_over(&self) -> bool {
-        self.end.is_some() && (self.role == Role::Dialer || self.link.is_none())
+        self.end.is_some() && (self.role == Side::Dialer || self.link.is_none())
     }
 
     /// Why a lane could not be set up.
@@ -357,11 +357,7 @@ impl Lanes {
         let (common, role, peer) = (&self.common, self.role, self.peer);
         let webrtc = self.webrtc.poll_proof(cx, |ready| {
             let webrtc = common.webrtc.clone();
-            let side = match role {
-                Role::Dialer => Side::Dialer,
-                Role::Listener => Side::Listener,
-            };
-            async move { Ok(authenticate(&webrtc, *ready, side, peer).await?) }.boxed()
+            async move { Ok(authenticate(&webrtc, *ready, role, peer).await?) }.boxed()
         });
         let plain = self.plain.poll_proof(cx, |pipe| {
             let keypair = common.config.keypair.clone();
@@ -554,7 +550,7 @@ impl Lanes {
         let idle = *self.idle.get_or_insert(now);
         // Its dialer may begin another lane, unless the last one has failed.
         let is_hopeless =
-            self.role == Role::Dialer || (!self.is_proven && self.conversation.is_plain_over());
+            self.role == Side::Dialer || (!self.is_proven && self.conversation.is_plain_over());
         if is_hopeless || idle + IDLE_TIMEOUT <= now {
             self.end = Some(ConnectionError::no_lane());
             self.close();

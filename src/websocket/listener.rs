@@ -23,7 +23,6 @@ use super::{
     PATH,
     acceptor::{Acceptor, Arrival},
     addr::{ListenAddr, remote_addr},
-    conversation::Role,
     error::Error,
     http::{
         answer::{Answer, NOTHING_HERE, Path, Refusal, Sender, TOO_OFTEN},
@@ -34,7 +33,10 @@ use super::{
     setup::{Connecting, Setup},
     transport::{Common, now},
 };
-use crate::transport::interfaces::{Change, Interfaces};
+use crate::{
+    proto::Side,
+    transport::interfaces::{Change, Interfaces},
+};
 
 /// Connections that the system may hold before they are accepted.
 const BACKLOG: i32 = 1024;
@@ -183,7 +185,7 @@ impl Listener {
         } = arrival;
         let address = remote_addr(remote, self.addr.tls);
         let report = self.common.report(address);
-        let (common, role) = (self.common.clone(), Role::Listener);
+        let (common, role) = (self.common.clone(), Side::Listener);
         let deadline = now() + common.config.limits.handshake_timeout;
         let lanes = Lanes::new(common, role, socket, None, report, Some(place));
         self.setups.push(Beginning {

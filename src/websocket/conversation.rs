@@ -50,7 +50,7 @@ const GOOD_CALL: Duration = Duration::from_secs(60);
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// Time for the answer.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// Candidates that are handed to one call: more than the core keeps, as each restart brings new ones.
+/// Candidates that are handed to a call between two descriptions, each of which brings new ones: more than the core keeps.
 const MAX_CANDIDATES: usize = 256;
 
 /// The state of WebRTC.
@@ -100,7 +100,7 @@ pub(crate) struct Conversation {
     offers: Offers,
     /// Listener: the certificates in the offer of the call.
     certificates: Vec<Fingerprint>,
-    /// Candidates handed to the call.
+    /// Candidates handed to the call since the last description.
     candidates: usize,
     /// When something came last.
     heard: Instant,
@@ -308,6 +308,7 @@ impl Conversation {
                 return self.violate(Code::INVALID_STATE, "the last offer was not answered yet");
             }
             self.owing = true;
+            self.candidates = 0;
             self.actions.push_back(Action::Signal(Signal::Offer(sdp)));
             return;
         }
@@ -330,6 +331,7 @@ impl Conversation {
             }
             Some(Awaiting::First | Awaiting::Restart) => {
                 self.is_answered = true;
+                self.candidates = 0;
                 self.actions.push_back(Action::Signal(Signal::Answer(sdp)));
             }
         }
@@ -360,11 +362,11 @@ impl Conversation {
                 self.owing = false;
                 self.is_answered = true;
             }
-        }
-    }
             Signal::Candidate { .. } | Signal::EndOfCandidates { .. } => {}
-
+        }
         self.send(signals::frame_of(signal));
+    }
+
     /// The identity of the peer is proven over the call.
     pub(crate) fn call_is_up(&mut self, now: Instant) {
         self.webrtc = WebRtc::Up { since: now };

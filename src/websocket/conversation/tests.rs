@@ -591,6 +591,33 @@ fn candidates_without_a_call_or_without_end_are_not_handed_on() {
 }
 
 #[test]
+fn each_restart_has_candidates_of_its_own() {
+    let candidates = |talk: &mut Talk| {
+        for _ in 0..2 * MAX_CANDIDATES {
+            talk.hear(candidate("candidate:one of many"));
+        }
+        talk.todo().len()
+    };
+    let mut listener = Talk::new(Side::Listener);
+    for _ in 0..3 {
+        listener.hear(Frame::WebRtcOffer(CHROMIUM.to_owned()));
+        let answered = Signal::Answer("answer".to_owned());
+        listener.conversation.signal(answered);
+        listener.todo();
+        assert_eq!(candidates(&mut listener), MAX_CANDIDATES);
+    }
+    let mut dialer = Talk::connected();
+    assert_eq!(candidates(&mut dialer), MAX_CANDIDATES);
+    dialer.conversation.path_lost(dialer.now);
+    dialer.todo();
+    dialer.offer();
+    assert_eq!(candidates(&mut dialer), 0, "they are of the last one");
+    dialer.hear(answer("again"));
+    dialer.todo();
+    assert_eq!(candidates(&mut dialer), MAX_CANDIDATES);
+}
+
+#[test]
 fn who_leaves_begins_nothing_new() {
     let mut talk = Talk::connected();
     talk.conversation.leave();

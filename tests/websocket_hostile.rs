@@ -231,7 +231,7 @@ async fn a_huge_message_ends_the_websocket_before_it_is_there() {
 
 #[tokio::test]
 async fn data_above_the_limit_of_the_configuration_ends_the_websocket() {
-    let served = Served::new(|config| config.with_max_message(1000)).await;
+    let served = Served::new(|config| config.with_max_message(32_768)).await;
     let mut raw = websocket(served.socket).await;
     say(&mut raw, &Frame::Data(data(&[0; 40_000]))).await;
     assert_refused(&mut raw, Code::MESSAGE_TOO_LARGE).await;

@@ -143,6 +143,8 @@ impl libp2p_core::Transport for Transport {
         let Some(listen) = parse_listen(&addr) else {
             return Err(TransportError::MultiaddrNotSupported(addr));
         };
+        let limits = &self.common.config.limits;
+        limits.validate().map_err(Error::from)?;
         let shared = self.acceptors.iter().find(|(known, acceptor)| {
             // Nobody listens twice on one port.
             *known == listen && !acceptor.is_open()
@@ -178,6 +180,8 @@ impl libp2p_core::Transport for Transport {
             Ok(target) => target,
             Err(error) => return Err(address_error(error, addr)),
         };
+        let limits = &self.common.config.limits;
+        limits.validate().map_err(Error::from)?;
         Ok(dialer::dial(self.common.clone(), addr, target).boxed())
     }
 

@@ -5,7 +5,7 @@
 pub mod candidates;
 #[cfg(any(feature = "socketpipe", feature = "websocket"))]
 #[cfg_attr(
-    not(any(feature = "socketpipe", test)),
+    not(feature = "socketpipe"),
     expect(dead_code, reason = "signaling needs a few frames of all")
 )]
 mod frames;

@@ -7,7 +7,7 @@ mod muxer_cases;
 mod websocket_common;
 mod websocket_proxy;
 
-use std::{any::Any, time::Duration};
+use std::time::Duration;
 
 use common::{DIAL, Node, complete, soon};
 use futures::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -27,16 +27,6 @@ impl Form for Either {
     type Muxer = Connection;
     type Stream = Stream;
     type Error = ConnectionError;
-
-    const TELLS: bool = false;
-
-    async fn pair() -> (Connection, Connection, Box<dyn Any + Send>) {
-        unreachable!("connections are made with nodes here")
-    }
-
-    fn blames(error: &ConnectionError) -> (bool, bool) {
-        (error.is_remote(), error.is_local())
-    }
 }
 
 /// Both ends of a connection, polled by tasks.
@@ -286,14 +276,31 @@ fn with_other_fingerprint(sdp: &str) -> String {
 /// As a node whose peer never answers an offer: the plain lane, and no second offer.
 #[tokio::test]
 async fn an_offer_without_an_answer_costs_no_connection() {
+    let (unanswered, mut connected) = quick_pair(|proxy| {
+        proxy.set_change(|frame| match frame {
+            Frame::WebRtcAnswer(_) => None,
+            other => Some(other),
+        });
+    })
+    .await;
+    // Begun later: when it has offered three times, the time for a second offer of the first has passed long ago.
+    let (answered, mut other) = quick_pair(|proxy| proxy.set_udp(false)).await;
+    soon(async {
+        while answered.offers() < 3 {
+            exchange(&mut connected.stream(false).await).await;
+            exchange(&mut other.stream(false).await).await;
+        }
+    })
+    .await;
+    assert_eq!(unanswered.offers(), 1);
+}
+
+/// Two impatient nodes, connected by a proxy that is as this says.
+async fn quick_pair(set: impl FnOnce(&Proxy)) -> (Proxy, Connected) {
     let (mut listener, dialer) = (node_with(calls(), quick), node_with(calls(), quick));
     let (_, addr) = listener.listen(LOOPBACK).await;
     let proxy = Proxy::new(&addr).await;
-    proxy.set_change(|frame| match frame {
-        Frame::WebRtcAnswer(_) => None,
-        other => Some(other),
-    });
-    let mut connected = Connected::over(&proxy.addr, dialer, listener).await;
-    exchange(&mut connected.stream(false).await).await;
-    assert_eq!(proxy.offers(), 1);
+    set(&proxy);
+    let connected = Connected::over(&proxy.addr, dialer, listener).await;
+    (proxy, connected)
 }

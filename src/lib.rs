@@ -6,7 +6,11 @@ pub mod candidates;
 #[cfg(any(feature = "socketpipe", feature = "websocket"))]
 #[cfg_attr(
     not(feature = "socketpipe"),
-    expect(dead_code, reason = "signaling needs a few frames of all")
+    expect(
+        dead_code,
+        unreachable_pub,
+        reason = "signaling needs a few frames of all, and gives out none"
+    )
 )]
 mod frames;
 #[cfg(any(test, feature = "__fuzzing"))]

@@ -18,7 +18,7 @@ use common::{DIAL, LOOPBACK, Node, close, complete, soon};
 use futures::future::join;
 use libp2p_core::StreamMuxer as _;
 use libp2p_rtc::{Connection, ConnectionError, Stream};
-use muxer_cases::Form;
+use muxer_cases::{Cases, Form};
 
 struct WebRtcDirect;
 
@@ -26,7 +26,9 @@ impl Form for WebRtcDirect {
     type Muxer = Connection;
     type Stream = Stream;
     type Error = ConnectionError;
+}
 
+impl Cases for WebRtcDirect {
     const TELLS: bool = true;
 
     async fn pair() -> (Connection, Connection, Box<dyn Any + Send>) {

@@ -3,22 +3,31 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
+#[expect(dead_code, reason = "the tests of calls use the rest")]
+#[path = "../src/transport/call/tests/coturn.rs"]
+mod coturn;
 mod muxer_cases;
 mod websocket_common;
 mod websocket_proxy;
 
-use std::{any::Any, time::Duration};
+use std::time::Duration;
 
-use common::{DIAL, Node, complete, soon};
-use futures::{AsyncReadExt as _, AsyncWriteExt as _};
+use common::{DIAL, Node, complete, soon, soon as within};
+use coturn::{Coturn, Way};
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, future::join};
 use libp2p_core::Multiaddr;
 use libp2p_rtc::{
+    IceServer,
     socketpipe::Frame,
     websocket::{Config, Connection, ConnectionError, Path, Paths, Stream, Transport},
 };
 use muxer_cases::{End, Form};
 use websocket_common::{LOOPBACK, calls, node, node_with, node_without_webrtc};
 use websocket_proxy::Proxy;
+
+/// More news than a TURN server has for a test.
+const ROOM: usize = 256;
+const MIB: usize = 1 << 20;
 
 /// Both lanes, whichever there are.
 struct Either;
@@ -27,16 +36,6 @@ impl Form for Either {
     type Muxer = Connection;
     type Stream = Stream;
     type Error = ConnectionError;
-
-    const TELLS: bool = false;
-
-    async fn pair() -> (Connection, Connection, Box<dyn Any + Send>) {
-        unreachable!("connections are made with nodes here")
-    }
-
-    fn blames(error: &ConnectionError) -> (bool, bool) {
-        (error.is_remote(), error.is_local())
-    }
 }
 
 /// Both ends of a connection, polled by tasks.
@@ -286,14 +285,90 @@ fn with_other_fingerprint(sdp: &str) -> String {
 /// As a node whose peer never answers an offer: the plain lane, and no second offer.
 #[tokio::test]
 async fn an_offer_without_an_answer_costs_no_connection() {
+    let (unanswered, mut connected) = quick_pair(|proxy| {
+        proxy.set_change(|frame| match frame {
+            Frame::WebRtcAnswer(_) => None,
+            other => Some(other),
+        });
+    })
+    .await;
+    // Begun later: when it has offered three times, the time for a second offer of the first has passed long ago.
+    let (answered, mut other) = quick_pair(|proxy| proxy.set_udp(false)).await;
+    soon(async {
+        while answered.offers() < 3 {
+            exchange(&mut connected.stream(false).await).await;
+            exchange(&mut other.stream(false).await).await;
+        }
+    })
+    .await;
+    assert_eq!(unanswered.offers(), 1);
+}
+
+/// Two impatient nodes, connected by a proxy that is as this says.
+async fn quick_pair(set: impl FnOnce(&Proxy)) -> (Proxy, Connected) {
     let (mut listener, dialer) = (node_with(calls(), quick), node_with(calls(), quick));
     let (_, addr) = listener.listen(LOOPBACK).await;
     let proxy = Proxy::new(&addr).await;
-    proxy.set_change(|frame| match frame {
-        Frame::WebRtcAnswer(_) => None,
-        other => Some(other),
-    });
-    let mut connected = Connected::over(&proxy.addr, dialer, listener).await;
-    exchange(&mut connected.stream(false).await).await;
-    assert_eq!(proxy.offers(), 1);
+    set(&proxy);
+    let connected = Connected::over(&proxy.addr, dialer, listener).await;
+    (proxy, connected)
+}
+
+/// The dialer sends to the server only, which passes on what the listener is to have.
+#[tokio::test]
+async fn what_a_turn_server_relays_arrives_unharmed() {
+    const MEBIBYTES: u64 = 64;
+    let Some(mut coturn) = Coturn::start().await else {
+        return;
+    };
+    let by_the_server = calls()
+        .with_relay_only(true)
+        .with_servers(vec![coturn.server(Way::Udp)]);
+    let (mut listener, dialer) = (node(), node_with(by_the_server, |config| config));
+    let (_, addr) = listener.listen(LOOPBACK).await;
+    let mut connected = Connected::over(&addr, dialer, listener).await;
+    let is_relayed = |path| matches!(path, Path::WebRtc { relayed: true, .. });
+    connected.goes(is_relayed).await;
+    let [mut near, mut far] = connected.stream(true).await;
+    let sending = async {
+        for number in 0..MEBIBYTES {
+            soon(near.write_all(&mebibyte(number))).await.unwrap();
+        }
+        soon(near.close()).await.unwrap();
+        let mut answer = vec![0; MIB];
+        soon(near.read_exact(&mut answer)).await.unwrap();
+        assert!(answer == mebibyte(MEBIBYTES));
+    };
+    let receiving = async {
+        let mut got = vec![0; MIB];
+        for number in 0..MEBIBYTES {
+            soon(far.read_exact(&mut got)).await.unwrap();
+            assert!(got == mebibyte(number), "number {number} is another one");
+        }
+        assert_eq!(soon(far.read(&mut got)).await.unwrap(), 0);
+        soon(far.write_all(&mebibyte(MEBIBYTES))).await.unwrap();
+        soon(far.close()).await.unwrap();
+    };
+    join(sending, receiving).await;
+    let paths = connected.paths.all();
+    assert!(
+        paths.iter().all(|known| is_relayed(known.path)),
+        "{paths:?}"
+    );
+    drop((near, far, connected));
+    coturn.given_back().await;
+}
+
+/// Bytes that are those of no other number.
+fn mebibyte(number: u64) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(MIB);
+    let mut state = number + 1;
+    while bytes.len() < MIB {
+        // Xorshift (Marsaglia 2003).
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes
 }

@@ -14,8 +14,10 @@ use futures::{SinkExt as _, StreamExt as _};
 use libp2p_core::{Transport as _, transport::TransportEvent};
 use libp2p_rtc::{
     socketpipe::{
-        Capabilities, Code, Data, Frame, FrameLimits, HandshakeRequest, IceCandidate,
-        decode_message, encode_message,
+        Access, Capabilities, Code, Data, Frame, FrameLimits, Gate, HandshakeRequest, IceCandidate,
+        Policy, Server, decode_message, encode_message,
+        session::ServerConfig,
+        websocket::{WebSocketConfig, WebSocketListener},
     },
     websocket::{Config, Error, Transport},
 };
@@ -26,12 +28,16 @@ use tokio::{
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
-        Message,
+        self, Message,
         protocol::frame::{CloseFrame, coding::CloseCode},
     },
 };
 use websocket_common::{LOOPBACK, calls, node, node_with};
-use websocket_proxy::{accept, socket_of, websocket};
+use websocket_proxy::{accept, socket_of, try_websocket, websocket};
+
+const PATH: &str = "/webrtc";
+/// Of a browser that waits for our answer.
+const OFFER: &str = include_str!("../src/proto/sdp/real/chromium-offer.sdp");
 
 /// A node that takes connections, in a task.
 struct Served {
@@ -152,12 +158,27 @@ fn handshake() -> Frame {
     })
 }
 
-fn candidate() -> Frame {
+fn candidate(number: u32) -> Frame {
+    // Loopback is large, and nothing is there.
+    let address = std::net::Ipv4Addr::from_bits(0x7f01_0000 + number);
     Frame::IceCandidate(IceCandidate {
-        candidate: "candidate:1 1 udp 1 127.0.0.1 9 typ host".to_owned(),
+        candidate: format!("candidate:1 1 udp 1 {address} 9 typ host"),
         mid: "0".to_owned(),
         index: 0,
     })
+}
+
+/// Its sign of life is answered.
+async fn assert_alive(raw: &mut Raw) {
+    let payload = Bytes::from_static(b"alive?");
+    say(raw, &Frame::Ping(payload.clone())).await;
+    loop {
+        match hear(raw).await.unwrap() {
+            Frame::Pong(echoed) => return assert_eq!(echoed, payload),
+            Frame::WebRtcAnswer(_) | Frame::IceCandidate(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[tokio::test]
@@ -210,9 +231,9 @@ async fn a_huge_message_ends_the_websocket_before_it_is_there() {
 
 #[tokio::test]
 async fn data_above_the_limit_of_the_configuration_ends_the_websocket() {
-    let served = Served::new(|config| config.with_max_message(1000)).await;
+    let served = Served::new(|config| config.with_max_message(32_768)).await;
     let mut raw = websocket(served.socket).await;
-    say(&mut raw, &Frame::Data(data(&[0; 2000]))).await;
+    say(&mut raw, &Frame::Data(data(&[0; 40_000]))).await;
     assert_refused(&mut raw, Code::MESSAGE_TOO_LARGE).await;
 }
 
@@ -288,16 +309,24 @@ async fn who_asks_and_does_not_listen_is_not_heard_any_more() {
     served.still_serves().await;
 }
 
+/// Of a call that is on its way, all to different places. How many count, tests inside the crate know.
 #[tokio::test]
-async fn candidates_without_end_are_thrown_away() {
+async fn a_call_with_candidates_without_end_costs_no_websocket() {
     let served = Served::new(|config| config).await;
     let mut raw = websocket(served.socket).await;
-    for _ in 0..20_000 {
-        say(&mut raw, &candidate()).await;
+    let lines = OFFER.lines().filter(|line| !line.contains("candidate"));
+    let offer = lines.map(|line| format!("{line}\r\n")).collect();
+    say(&mut raw, &Frame::WebRtcOffer(offer)).await;
+    let answer = hear(&mut raw).await.unwrap();
+    assert!(
+        matches!(&answer, Frame::WebRtcAnswer(sdp) if !sdp.is_empty()),
+        "{answer:?}"
+    );
+    for number in 0..20_000 {
+        let message = encode_message(&candidate(number)).unwrap();
+        soon(raw.send(Message::Binary(message))).await.unwrap();
     }
-    let payload = Bytes::from_static(b"alive?");
-    say(&mut raw, &Frame::Ping(payload.clone())).await;
-    assert_eq!(hear(&mut raw).await.unwrap(), Frame::Pong(payload));
+    assert_alive(&mut raw).await;
     served.still_serves().await;
 }
 
@@ -319,10 +348,8 @@ async fn one_address_has_half_of_the_room() {
         websocket(served.socket).await,
         websocket(served.socket).await,
     ];
-    let payload = Bytes::from_static(b"alive?");
     for raw in &mut held {
-        say(raw, &Frame::Ping(payload.clone())).await;
-        assert_eq!(hear(raw).await.unwrap(), Frame::Pong(payload.clone()));
+        assert_alive(raw).await;
     }
     let mut third = TcpStream::connect(served.socket).await.unwrap();
     let mut byte = [0];
@@ -332,13 +359,73 @@ async fn one_address_has_half_of_the_room() {
         "it is closed without a word"
     );
     drop(held);
+    let mut again = [open(served.socket).await, open(served.socket).await];
+    for raw in &mut again {
+        assert_alive(raw).await;
+    }
+}
+
+/// A WebSocket, as soon as there is room for one.
+async fn open(to: SocketAddr) -> Raw {
     soon(async {
-        while TcpStream::connect(served.socket).await.is_err() {
+        loop {
+            if let Ok(raw) = try_websocket(to, PATH).await {
+                return raw;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+}
+
+/// A node on the port of a server with room for so many, and room of its own for so many.
+async fn shared_port(server: usize, node: usize) -> SocketAddr {
+    let gate = Gate::new(Access::new(Policy::Peers, Policy::Peers));
+    let mut config = WebSocketConfig::default();
+    config.max_connections = server;
+    let sessions = Server::new(ServerConfig::default(), gate);
+    let listener = WebSocketListener::bind(config, sessions).await.unwrap();
+    let socket = listener.local_addr();
+    let mut node = node_with(calls(), |config| config.with_max_connections(node));
+    let acceptor = node.transport.acceptor(socket, false);
+    tokio::spawn(listener.with_libp2p(acceptor).run());
+    node.listen(&format!("/ip4/127.0.0.1/tcp/{}/ws/webrtc", socket.port()))
+        .await;
+    // Nobody is asked who it is.
+    tokio::spawn(serve(node, mpsc::channel(8).0));
+    socket
+}
+
+#[tokio::test]
+async fn strangers_on_a_shared_port_take_no_places_of_the_other_guests() {
+    let socket = shared_port(4, 100).await;
+    let mut strangers = Vec::new();
+    for _ in 0..8 {
+        strangers.push(open(socket).await);
+    }
+    soon(async {
+        while try_websocket(socket, "/tunnel").await.is_err() {
             tokio::task::yield_now().await;
         }
     })
     .await;
-    served.still_serves().await;
+    // All are still there: none made room for the guest.
+    for raw in &mut strangers {
+        assert_alive(raw).await;
+    }
+}
+
+#[tokio::test]
+async fn on_a_shared_port_one_address_has_half_of_the_room_of_the_node() {
+    let socket = shared_port(100, 4).await;
+    let held = [websocket(socket).await, websocket(socket).await];
+    let refused = try_websocket(socket, PATH).await.unwrap_err();
+    let tungstenite::Error::Http(answer) = &refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(answer.status(), 503);
+    drop(held);
+    open(socket).await;
 }
 
 /// A server that opens the WebSocket, waits for the offer or not, and then says this.

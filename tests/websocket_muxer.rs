@@ -10,7 +10,7 @@ use std::any::Any;
 
 use common::{DIAL, Node, complete};
 use libp2p_rtc::websocket::{Connection, ConnectionError, Stream, Transport};
-use muxer_cases::Form;
+use muxer_cases::{Cases, Form};
 use websocket_common::{LOOPBACK, node, node_without_webrtc};
 
 type Ends = (Connection, Connection, Box<dyn Any + Send>);
@@ -32,7 +32,9 @@ impl Form for OverWebRtc {
     type Muxer = Connection;
     type Stream = Stream;
     type Error = ConnectionError;
+}
 
+impl Cases for OverWebRtc {
     const TELLS: bool = true;
 
     async fn pair() -> Ends {
@@ -50,7 +52,9 @@ impl Form for OverWebSocket {
     type Muxer = Connection;
     type Stream = Stream;
     type Error = ConnectionError;
+}
 
+impl Cases for OverWebSocket {
     const TELLS: bool = false;
 
     async fn pair() -> Ends {

@@ -1,20 +1,24 @@
 //! Frames on the wire: an 8-byte header (type, flags, reserved, length) and a payload, integers big-endian.
 //!
-//! [`FrameCodec`] is for byte streams: the header is the only framing. [`encode_message`] and [`decode_message`] are
+//! `FrameCodec` is for byte streams: the header is the only framing. [`encode_message`] and [`decode_message`] are
 //! for WebSocket and data channel messages, of which each holds exactly one frame. A length is compared with the cap
 //! of its type before anything is kept for it. Fields are read here, but what a frame means for a session is not
 //! decided here.
 
 use std::io;
 
-use asynchronous_codec::{Decoder, Encoder};
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::{code::Code, frame::Frame};
 
 mod payload;
-#[cfg(test)]
+#[cfg(feature = "socketpipe")]
+mod stream;
+#[cfg(all(test, feature = "socketpipe"))]
 mod tests;
+
+#[cfg(feature = "socketpipe")]
+pub use self::stream::FrameCodec;
 
 /// Bytes before the payload.
 pub const HEADER_LEN: usize = 8;
@@ -227,65 +231,4 @@ pub fn encode_message(frame: &Frame) -> Result<Bytes, FrameError> {
     let mut message = BytesMut::new();
     payload::encode(frame, &mut message)?;
     Ok(message.freeze())
-}
-
-/// Frames on a byte stream.
-#[derive(Debug, Default)]
-pub struct FrameCodec {
-    limits: FrameLimits,
-    /// Type and missing bytes of a frame that is being skipped.
-    skipping: Option<(u8, usize)>,
-}
-
-impl FrameCodec {
-    /// A codec that reads frames within these limits.
-    pub fn new(limits: FrameLimits) -> Self {
-        Self {
-            limits,
-            skipping: None,
-        }
-    }
-
-    /// Throws away what has come of a frame of unknown type; gives the frame when all of it has.
-    fn skip(&mut self, kind: u8, missing: usize, src: &mut BytesMut) -> Option<Frame> {
-        let here = missing.min(src.len());
-        src.advance(here);
-        self.skipping = (here < missing).then_some((kind, missing - here));
-        self.skipping.is_none().then_some(Frame::Unknown(kind))
-    }
-}
-
-impl Decoder for FrameCodec {
-    type Item = Frame;
-    type Error = FrameError;
-
-    fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
-        if let Some((kind, missing)) = self.skipping {
-            return Ok(self.skip(kind, missing, src));
-        }
-        if src.len() < HEADER_LEN {
-            return Ok(None);
-        }
-        let header = Header::parse(src, &self.limits)?;
-        let length = header.length as usize;
-        if !is_known(header.kind) {
-            src.advance(HEADER_LEN);
-            return Ok(self.skip(header.kind, length, src));
-        }
-        if src.len() < HEADER_LEN + length {
-            return Ok(None);
-        }
-        src.advance(HEADER_LEN);
-        let payload = src.split_to(length).freeze();
-        payload::decode(header.kind, header.flags, payload).map(Some)
-    }
-}
-
-impl Encoder for FrameCodec {
-    type Item<'a> = Frame;
-    type Error = FrameError;
-
-    fn encode(&mut self, frame: Frame, dst: &mut BytesMut) -> Result<(), FrameError> {
-        payload::encode(&frame, dst)
-    }
 }

@@ -12,18 +12,31 @@ use tokio::sync::mpsc;
 use super::http::{
     answer::{Answer, Refusal, only_get, upgrade},
     messages::Socket,
-    server::{self, Place},
+    server::{self, Place, Room},
 };
 
 /// WebSockets that may wait for the transport to be polled; more are refused. Each poll takes all of them.
 const MAX_WAITING: usize = 64;
+
+const NOBODY: Refusal = Refusal(
+    StatusCode::SERVICE_UNAVAILABLE,
+    "no libp2p node listens here",
+);
+const BUSY: Refusal = Refusal(
+    StatusCode::SERVICE_UNAVAILABLE,
+    "the libp2p node is busy; wait a little",
+);
+const FULL: Refusal = Refusal(
+    StatusCode::SERVICE_UNAVAILABLE,
+    "the libp2p node has as many connections as it takes, or as it takes from your address",
+);
 
 /// A WebSocket that a peer opened.
 pub(crate) struct Arrival {
     pub(crate) socket: Socket,
     /// Where it comes from.
     pub(crate) remote: SocketAddr,
-    /// Its place among the connections of its server.
+    /// Its place among the connections of its server, or of the transport.
     pub(crate) place: Arc<Place>,
 }
 
@@ -34,24 +47,29 @@ pub(crate) struct Arrival {
 #[derive(Clone, Default)]
 pub struct Acceptor {
     to: Arc<Mutex<Option<mpsc::Sender<Arrival>>>>,
+    /// Places beside those of the server, whose other guests keep theirs. `None`: it has no others.
+    room: Option<Room>,
 }
 
 impl Acceptor {
-    /// From now on WebSockets come here. What listened before hears no more.
+    /// For a server that has other guests, too.
+    pub(crate) fn with_room(room: Room) -> Self {
+        Self {
+            room: Some(room),
+            ..Self::default()
+        }
+    }
+
+    /// From now on WebSockets come here, until the receiver is closed. What listened before hears no more.
     pub(crate) fn open(&self) -> mpsc::Receiver<Arrival> {
         let (sender, receiver) = mpsc::channel(MAX_WAITING);
         *self.lock() = Some(sender);
         receiver
     }
 
-    /// Nobody takes any more.
-    pub(crate) fn close(&self) {
-        *self.lock() = None;
-    }
-
     /// Whether somebody listens.
     pub(crate) fn is_open(&self) -> bool {
-        self.lock().is_some()
+        self.lock().as_ref().is_some_and(|to| !to.is_closed())
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<mpsc::Sender<Arrival>>> {
@@ -68,19 +86,14 @@ impl Acceptor {
         place: Arc<Place>,
     ) -> Result<Answer, Refusal> {
         only_get(request.method())?;
-        let Some(to) = self.lock().clone() else {
-            return Err(Refusal(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "no libp2p node listens here",
-            ));
-        };
-        let Ok(slot) = to.try_reserve_owned() else {
-            return Err(Refusal(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the libp2p node is busy; wait a little",
-            ));
-        };
+        let open = self.lock().clone().filter(|to| !to.is_closed());
+        let to = open.ok_or(NOBODY)?;
+        let slot = to.try_reserve_owned().map_err(|_| BUSY)?;
         let answer = upgrade(request.headers())?;
+        let place = match &self.room {
+            Some(room) => Arc::new(room.try_place(client).ok_or(FULL)?),
+            None => place,
+        };
         let upgrade = hyper::upgrade::on(request);
         let remote = SocketAddr::new(client.to_canonical(), port);
         tokio::spawn(async move {

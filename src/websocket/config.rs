@@ -4,9 +4,12 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use libp2p_identity::Keypair;
 
-use super::http::{
-    limit::RateLimiter,
-    tls::{ServerTls, TlsRoots},
+use super::{
+    http::{
+        limit::RateLimiter,
+        tls::{ServerTls, TlsRoots},
+    },
+    link::MAX_DATA,
 };
 use crate::transport::call::{CallConfig, Caller, IceServer};
 
@@ -44,13 +47,17 @@ pub struct Config {
     pub(crate) limits: Limits,
 }
 
-/// Limits and times; each field has a setter at [`Config`].
+/// For ever, as far as a connection is concerned; later instants may be none.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Limits and times; each field has a setter at [`Config`]. Listening and dialing fail when one is out of its range: times
+/// are more than zero and at most a year.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Limits {
     /// A dial whose WebRTC is not up after this time goes on over the plain WebSocket; WebRTC goes on beside it. Default
     /// 6 s: `SwarmBuilder` ends a dial after 10 s, and the rest is for TCP, TLS and the handshakes on the WebSocket. What
-    /// can be connected directly is, as a rule, after one.
+    /// can be connected directly is, as a rule, after one. Zero begins with the WebSocket at once.
     pub fallback_after: Duration,
     /// Time for one attempt at WebRTC, and for a lost path to come back, before the streams on it fail. Default 10 s; an
     /// attempt also ends with [`Limits::handshake_timeout`](crate::Limits::handshake_timeout) of the sockets below, 9 s
@@ -63,10 +70,11 @@ pub struct Limits {
     /// of listeners also end with the connection timeout of the swarm.
     pub handshake_timeout: Duration,
     /// Inbound connections at once, those still being set up included, of which one address (a proxy aside) has half at
-    /// most. Default 1,024. More wait in the system's queue.
+    /// most. Default 1,024, at least 1. More wait in the system's queue; where the server is
+    /// somebody else's ([`Acceptor`](super::Acceptor)) they are refused.
     pub max_connections: usize,
     /// Bytes of one message of the peer on the plain WebSocket. Default 65,536, the default of SocketPipe; this side sends
-    /// 32,768 at most.
+    /// 32,768 at most, so less cannot be set.
     pub max_message: u32,
 }
 
@@ -80,6 +88,54 @@ impl Default for Limits {
             max_connections: 1024,
             max_message: 65_536,
         }
+    }
+}
+
+/// A limit that is out of its range.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{setting} must be {rule}")]
+pub struct LimitError {
+    setting: &'static str,
+    rule: &'static str,
+}
+
+impl LimitError {
+    /// The name of the field of [`Limits`].
+    pub fn setting(&self) -> &'static str {
+        self.setting
+    }
+}
+
+impl Limits {
+    /// Checks every range that the fields document.
+    pub(crate) fn validate(&self) -> Result<(), LimitError> {
+        let times = [
+            ("webrtc_timeout", self.webrtc_timeout),
+            ("retry_after", self.retry_after),
+            ("handshake_timeout", self.handshake_timeout),
+        ];
+        for (setting, value) in times {
+            check(!value.is_zero(), setting, "more than zero")?;
+        }
+        for (setting, value) in times
+            .into_iter()
+            .chain([("fallback_after", self.fallback_after)])
+        {
+            check(value <= YEAR, setting, "at most a year")?;
+        }
+        check(self.max_connections >= 1, "max_connections", "at least 1")?;
+        check(
+            usize::try_from(self.max_message).is_ok_and(|max| max >= MAX_DATA),
+            "max_message",
+            "at least 32768",
+        )
+    }
+}
+
+fn check(is_good: bool, setting: &'static str, rule: &'static str) -> Result<(), LimitError> {
+    match is_good {
+        true => Ok(()),
+        false => Err(LimitError { setting, rule }),
     }
 }
 
@@ -193,5 +249,77 @@ impl Config {
             Some(caller) => caller.clone(),
             None => Caller::new(CallConfig::default()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libp2p_core::{
+        Endpoint, Multiaddr, Transport as _,
+        transport::{DialOpts, ListenerId, PortUse, TransportError},
+    };
+
+    use super::*;
+    use crate::websocket::{Error, Transport};
+
+    /// Both use them, and neither may panic over them later.
+    #[tokio::test]
+    async fn limits_that_cannot_work_are_told_when_listening_and_dialing() {
+        let keypair = Keypair::generate_ed25519();
+        let config = || Config::new(&keypair);
+        let zero = Duration::ZERO;
+        for (config, setting) in [
+            (
+                config().with_fallback_after(Duration::MAX),
+                "fallback_after",
+            ),
+            (
+                config().with_webrtc_timeout(Duration::MAX),
+                "webrtc_timeout",
+            ),
+            (config().with_webrtc_timeout(zero), "webrtc_timeout"),
+            (config().with_retry_after(Duration::MAX), "retry_after"),
+            (config().with_retry_after(zero), "retry_after"),
+            (
+                config().with_handshake_timeout(Duration::MAX),
+                "handshake_timeout",
+            ),
+            (config().with_handshake_timeout(zero), "handshake_timeout"),
+            (config().with_max_connections(0), "max_connections"),
+            (config().with_max_message(32_767), "max_message"),
+        ] {
+            let mut transport = Transport::new(config);
+            let addr: Multiaddr = "/ip4/127.0.0.1/tcp/0/ws/webrtc".parse().unwrap();
+            let listened = transport.listen_on(ListenerId::next(), addr).unwrap_err();
+            let opts = DialOpts {
+                role: Endpoint::Dialer,
+                port_use: PortUse::Reuse,
+            };
+            let addr: Multiaddr = "/ip4/127.0.0.1/tcp/1/ws/webrtc".parse().unwrap();
+            let Err(dialed) = transport.dial(addr, opts) else {
+                panic!("{setting} was taken");
+            };
+            for error in [listened, dialed] {
+                let TransportError::Other(Error::Limits(error)) = error else {
+                    panic!("{setting}: {error}");
+                };
+                assert_eq!(error.setting(), setting);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_largest_and_smallest_limits_work() {
+        let config = Config::new(&Keypair::generate_ed25519())
+            .with_fallback_after(Duration::ZERO)
+            .with_webrtc_timeout(YEAR)
+            .with_retry_after(YEAR)
+            .with_handshake_timeout(YEAR)
+            .with_max_connections(usize::MAX)
+            .with_max_message(32_768);
+        let mut transport = Transport::new(config);
+        let addr: Multiaddr = "/ip4/127.0.0.1/tcp/0/ws/webrtc".parse().unwrap();
+        transport.listen_on(ListenerId::next(), addr).unwrap();
+        transport.acceptor("127.0.0.1:1".parse().unwrap(), false);
     }
 }

@@ -70,7 +70,7 @@ impl Connection {
             match ready!(opened) {
                 Ok(stream) if std::mem::take(&mut self.is_stale) => drop(stream),
                 Ok(stream) => return Poll::Ready(stream.into()),
-                Err(error) => self.lanes.webrtc_ended(error),
+                Err(error) => self.end_webrtc(cx, error),
             }
         }
     }

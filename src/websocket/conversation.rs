@@ -15,6 +15,7 @@
 
 mod action;
 mod offers;
+pub(super) mod signals;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +26,7 @@ use std::{
 
 use bytes::Bytes;
 
-pub(crate) use self::action::{Action, Ended, Role, Timing};
+pub(crate) use self::action::{Action, Ended, Timing};
 use self::offers::Offers;
 use crate::{
     frames::{
@@ -33,7 +34,7 @@ use crate::{
         codec::FrameError,
         frame::{Close, Data, Frame, IceCandidate},
     },
-    proto::{fingerprint::Fingerprint, sdp::Description},
+    proto::{Side, fingerprint::Fingerprint, sdp::Description},
     transport::call::Signal,
 };
 
@@ -49,7 +50,7 @@ const GOOD_CALL: Duration = Duration::from_secs(60);
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// Time for the answer.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// Candidates that are handed to one call: more than the core keeps, as each restart brings new ones.
+/// Candidates that are handed to a call between two descriptions, each of which brings new ones: more than the core keeps.
 const MAX_CANDIDATES: usize = 256;
 
 /// The state of WebRTC.
@@ -78,7 +79,7 @@ enum Plain {
 
 /// See the module's documentation.
 pub(crate) struct Conversation {
-    role: Role,
+    role: Side,
     timing: Timing,
     webrtc: WebRtc,
     plain: Plain,
@@ -99,7 +100,7 @@ pub(crate) struct Conversation {
     offers: Offers,
     /// Listener: the certificates in the offer of the call.
     certificates: Vec<Fingerprint>,
-    /// Candidates handed to the call.
+    /// Candidates handed to the call since the last description.
     candidates: usize,
     /// When something came last.
     heard: Instant,
@@ -127,7 +128,7 @@ enum Awaiting {
 
 impl Conversation {
     /// A WebSocket was opened. A dialer calls at once.
-    pub(crate) fn new(role: Role, now: Instant, timing: Timing) -> Self {
+    pub(crate) fn new(role: Side, now: Instant, timing: Timing) -> Self {
         let mut this = Self {
             role,
             timing,
@@ -150,7 +151,7 @@ impl Conversation {
             ended: false,
             actions: VecDeque::new(),
         };
-        if role == Role::Dialer {
+        if role == Side::Dialer {
             this.fallback = Some(now + timing.fallback);
             this.offer(now);
         }
@@ -269,7 +270,7 @@ impl Conversation {
         if data.bytes.is_empty() && !data.end {
             return;
         }
-        if self.role == Role::Listener {
+        if self.role == Side::Listener {
             self.start_plain();
         }
         match self.plain {
@@ -291,7 +292,7 @@ impl Conversation {
     }
 
     fn handle_offer(&mut self, now: Instant, sdp: String) {
-        if self.role == Role::Dialer {
+        if self.role == Side::Dialer {
             return self.violate(Code::INVALID_STATE, "only the dialer offers");
         }
         if self.leaving || !self.offers.admit(now) {
@@ -307,6 +308,7 @@ impl Conversation {
                 return self.violate(Code::INVALID_STATE, "the last offer was not answered yet");
             }
             self.owing = true;
+            self.candidates = 0;
             self.actions.push_back(Action::Signal(Signal::Offer(sdp)));
             return;
         }
@@ -329,6 +331,7 @@ impl Conversation {
             }
             Some(Awaiting::First | Awaiting::Restart) => {
                 self.is_answered = true;
+                self.candidates = 0;
                 self.actions.push_back(Action::Signal(Signal::Answer(sdp)));
             }
         }
@@ -336,60 +339,32 @@ impl Conversation {
 
     fn handle_candidate(&mut self, candidate: IceCandidate) {
         // Before the answer, it is one for the call before.
-        let is_early = self.role == Role::Dialer
+        let is_early = self.role == Side::Dialer
             && matches!(self.awaiting, Some(Awaiting::First | Awaiting::Gone));
         if !self.has_call() || is_early || self.candidates >= MAX_CANDIDATES {
             return;
         }
         self.candidates += 1;
-        let IceCandidate {
-            candidate,
-            mid,
-            index,
-        } = candidate;
-        let signal = match candidate.is_empty() {
-            true => Signal::EndOfCandidates { mid, index },
-            false => Signal::Candidate {
-                candidate,
-                mid,
-                index,
-            },
-        };
+        let signal = signals::signal_of(candidate);
         self.actions.push_back(Action::Signal(signal));
     }
 
     /// The call has something for the peer.
     pub(crate) fn signal(&mut self, signal: Signal) {
-        match signal {
-            Signal::Offer(sdp) => {
+        match &signal {
+            Signal::Offer(_) => {
                 self.awaiting = Some(match self.webrtc {
                     WebRtc::Trying { .. } | WebRtc::None => Awaiting::First,
                     WebRtc::Up { .. } | WebRtc::Lost { .. } => Awaiting::Restart,
                 });
-                self.send(Frame::WebRtcOffer(sdp));
             }
-            Signal::Answer(sdp) => {
+            Signal::Answer(_) => {
                 self.owing = false;
                 self.is_answered = true;
-                self.send(Frame::WebRtcAnswer(sdp));
             }
-            Signal::Candidate {
-                candidate,
-                mid,
-                index,
-            } => self.send(Frame::IceCandidate(IceCandidate {
-                candidate,
-                mid,
-                index,
-            })),
-            Signal::EndOfCandidates { mid, index } => {
-                self.send(Frame::IceCandidate(IceCandidate {
-                    candidate: String::new(),
-                    mid,
-                    index,
-                }))
-            }
+            Signal::Candidate { .. } | Signal::EndOfCandidates { .. } => {}
         }
+        self.send(signals::frame_of(signal));
     }
 
     /// The identity of the peer is proven over the call.
@@ -448,8 +423,8 @@ impl Conversation {
     /// The call cannot use the offer or answer it was given, and is as it was before.
     pub(crate) fn signal_refused(&mut self, now: Instant) {
         match self.role {
-            Role::Dialer => self.call_failed(now),
-            Role::Listener => self.refuse_if_owing(),
+            Side::Dialer => self.call_failed(now),
+            Side::Listener => self.refuse_if_owing(),
         }
     }
 
@@ -497,8 +472,8 @@ impl Conversation {
     /// How long a call may be down.
     fn patience(&self) -> Duration {
         match self.role {
-            Role::Dialer => self.timing.webrtc,
-            Role::Listener => self.timing.webrtc + LISTENER_GRACE,
+            Side::Dialer => self.timing.webrtc,
+            Side::Listener => self.timing.webrtc + LISTENER_GRACE,
         }
     }
 
@@ -514,7 +489,7 @@ impl Conversation {
 
     /// Whether this side may begin something of its own accord.
     fn may_try(&self) -> bool {
-        self.role == Role::Dialer && !self.ended && !self.leaving
+        self.role == Side::Dialer && !self.ended && !self.leaving
     }
 
     fn start_plain(&mut self) {
@@ -548,7 +523,7 @@ impl Conversation {
 
     fn say_goodbye(&mut self, code: Code, message: String, ended: Ended) {
         self.send(Frame::Close(Close {
-            by_client: self.role == Role::Dialer,
+            by_client: self.role == Side::Dialer,
             code,
             message,
         }));

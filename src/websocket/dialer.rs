@@ -21,13 +21,13 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use super::{
     addr::{DialAddr, Host},
     connection::Connection,
-    conversation::Role,
     error::{Error, Phase},
     http::{client, messages::Socket},
     lanes::Lanes,
     setup::Setup,
     transport::{Common, now},
 };
+use crate::proto::Side;
 
 /// Addresses of a name that are tried.
 const MAX_ADDRESSES: usize = 8;
@@ -43,7 +43,7 @@ pub(crate) async fn dial(
     let deadline = now() + common.config.limits.handshake_timeout;
     let socket = open(&common, &target, deadline).await?;
     let report = common.report(address);
-    let lanes = Lanes::new(common, Role::Dialer, socket, target.peer, report, None);
+    let lanes = Lanes::new(common, Side::Dialer, socket, target.peer, report, None);
     Setup::new(lanes, deadline).await
 }
 

@@ -7,6 +7,7 @@ use libp2p_identity::PeerId;
 
 use super::{
     addr::AddrError,
+    config::LimitError,
     conversation::Ended,
     http::{client::UpgradeError, tls::TlsError},
 };
@@ -32,6 +33,9 @@ pub enum Error {
     /// A name in the address cannot be one of a host.
     #[error("the address has a name that cannot be one of a host")]
     Name,
+    /// A limit of the configuration is out of its range.
+    #[error("a limit of the configuration is out of its range")]
+    Limits(#[from] LimitError),
     /// Listening with TLS needs a certificate and its key.
     #[error("there is no certificate to listen with TLS")]
     NoCertificate,

@@ -5,6 +5,8 @@
 //! [`Conversation`] decides.
 
 mod lane;
+#[cfg(test)]
+mod tests;
 
 use std::{
     net::SocketAddr,
@@ -20,7 +22,7 @@ use libp2p_identity::PeerId;
 
 use self::lane::Lane;
 use super::{
-    conversation::{Action, Conversation, Ended, Role, Timing},
+    conversation::{Action, Conversation, Ended, Timing},
     error::{ConnectionError, Error, Phase},
     http::{messages::Socket, server::Place},
     link::{Link, Received},
@@ -32,7 +34,7 @@ use super::{
 };
 use crate::{
     Connection as WebRtcConnection,
-    proto::Side,
+    proto::{CloseReason, Side},
     transport::{
         call::{Application, Call, CallError, CallEvent},
         connecting::authenticate,
@@ -53,7 +55,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// See the module's documentation.
 pub(crate) struct Lanes {
     common: Arc<Common>,
-    role: Role,
+    role: Side,
     /// Who must answer, or has.
     peer: Option<PeerId>,
     /// It has.
@@ -87,7 +89,7 @@ impl Lanes {
     /// A connection on this WebSocket, with this peer if it is given.
     pub(crate) fn new(
         common: Arc<Common>,
-        role: Role,
+        role: Side,
         socket: Socket,
         peer: Option<PeerId>,
         report: Report,
@@ -155,7 +157,7 @@ impl Lanes {
 
     /// Whether nothing comes of the set-up. A listener tells its dialer why before it hangs up.
     pub(crate) fn is_over(&self) -> bool {
-        self.end.is_some() && (self.role == Role::Dialer || self.link.is_none())
+        self.end.is_some() && (self.role == Side::Dialer || self.link.is_none())
     }
 
     /// Why a lane could not be set up.
@@ -260,18 +262,21 @@ impl Lanes {
     /// Once through all parts. True when there may be more.
     fn round(&mut self, cx: &mut Context<'_>) -> bool {
         let now = now();
-        let mut more = self.keep_time(cx, now);
-        more |= self.read(cx, now);
+        let mut more = self.read(cx, now);
         more |= self.hear_call(cx, now);
         more |= self.prove(cx, now);
         more |= self.poll_lanes(cx);
         more |= self.carry_out(now);
-        self.send(cx, now);
-        self.check_end(now);
+        more |= self.send(cx, now);
+        more |= self.check_end(now);
+        // Last: the timer must know the deadlines that the steps before have set, and what came in time must be heard
+        // before its absence is judged.
+        more |= self.keep_time(cx);
         more
     }
 
-    fn keep_time(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+    fn keep_time(&mut self, cx: &mut Context<'_>) -> bool {
+        let now = now();
         if !self.conversation.waits_for_network() {
             self.changes.rest();
         } else if self.changes.poll_changed(cx) {
@@ -336,17 +341,19 @@ impl Lanes {
                 self.conversation.path_found();
             }
             CallEvent::PathLost => self.conversation.path_lost(now),
-            CallEvent::Closed(reason) => {
-                tracing::debug!(%reason, "the call ended");
-                if self.webrtc.up().is_none() {
-                    self.failure = Some(Error::from(crate::Error::from(reason)));
-                }
-                self.conversation.call_failed(now);
-            }
+            CallEvent::Closed(reason) => self.call_closed(now, reason),
             // Calls of libp2p have none.
             CallEvent::Channel(_) => {}
         }
         true
+    }
+
+    fn call_closed(&mut self, now: Instant, reason: CloseReason) {
+        tracing::debug!(%reason, "the call ended");
+        if self.webrtc.up().is_none() {
+            self.fail(crate::Error::from(reason).into());
+        }
+        self.conversation.call_failed(now);
     }
 
     /// Asks the peer for its identity, on each lane.
@@ -357,11 +364,7 @@ impl Lanes {
         let (common, role, peer) = (&self.common, self.role, self.peer);
         let webrtc = self.webrtc.poll_proof(cx, |ready| {
             let webrtc = common.webrtc.clone();
-            let side = match role {
-                Role::Dialer => Side::Dialer,
-                Role::Listener => Side::Listener,
-            };
-            async move { Ok(authenticate(&webrtc, *ready, side, peer).await?) }.boxed()
+            async move { Ok(authenticate(&webrtc, *ready, role, peer).await?) }.boxed()
         });
         let plain = self.plain.poll_proof(cx, |pipe| {
             let keypair = common.config.keypair.clone();
@@ -526,39 +529,45 @@ impl Lanes {
         self.socket_end = Some(ended);
     }
 
-    fn send(&mut self, cx: &mut Context<'_>, now: Instant) {
+    /// True when something comes of it.
+    fn send(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let Some(link) = &mut self.link else {
-            return;
+            return false;
         };
         let sent = match self.closing {
             // What the peer still sends is read and thrown away: unread, it would make a reset of our end.
             Some(_) => link.poll_close(cx),
             None => link.poll_send(cx, self.pipe.as_ref()),
         };
-        if sent == Poll::Ready(Err(())) {
+        let is_lost = sent == Poll::Ready(Err(()));
+        if is_lost {
             self.lose_link();
             self.carry_out(now);
         }
+        is_lost
     }
 
-    fn check_end(&mut self, now: Instant) {
+    /// True when it is the end.
+    fn check_end(&mut self, now: Instant) -> bool {
         let has_webrtc = self.conversation.has_call() || !self.webrtc.is_none();
         if self.end.is_some() || has_webrtc || !self.plain.is_none() {
             self.idle = None;
-            return;
+            return false;
         }
         if let Some(ended) = &self.socket_end {
             self.end = Some(ConnectionError::websocket(ended.clone()));
-            return;
+            return true;
         }
         let idle = *self.idle.get_or_insert(now);
         // Its dialer may begin another lane, unless the last one has failed.
         let is_hopeless =
-            self.role == Role::Dialer || (!self.is_proven && self.conversation.is_plain_over());
-        if is_hopeless || idle + IDLE_TIMEOUT <= now {
+            self.role == Side::Dialer || (!self.is_proven && self.conversation.is_plain_over());
+        let is_end = is_hopeless || idle + IDLE_TIMEOUT <= now;
+        if is_end {
             self.end = Some(ConnectionError::no_lane());
             self.close();
         }
+        is_end
     }
 
     /// Tells who wants to know how the connection goes.

@@ -21,7 +21,7 @@ use crate::frames::{
 /// Frames that may wait before nothing more is read: an answer, and what a call has to say at once.
 const MAX_WAITING: usize = 64;
 /// Bytes of DATA in one message.
-const MAX_DATA: usize = 32 * 1024;
+pub(crate) const MAX_DATA: usize = 32 * 1024;
 
 /// What came.
 pub(crate) enum Received {

@@ -23,7 +23,6 @@ use super::{
     PATH,
     acceptor::{Acceptor, Arrival},
     addr::{ListenAddr, remote_addr},
-    conversation::Role,
     error::Error,
     http::{
         answer::{Answer, NOTHING_HERE, Path, Refusal, Sender, TOO_OFTEN},
@@ -34,7 +33,10 @@ use super::{
     setup::{Connecting, Setup},
     transport::{Common, now},
 };
-use crate::transport::interfaces::{Change, Interfaces};
+use crate::{
+    proto::Side,
+    transport::interfaces::{Change, Interfaces},
+};
 
 /// Connections that the system may hold before they are accepted.
 const BACKLOG: i32 = 1024;
@@ -48,7 +50,6 @@ pub(crate) struct Listener {
     common: Arc<Common>,
     addr: ListenAddr,
     interfaces: Interfaces,
-    acceptor: Acceptor,
     arrivals: mpsc::Receiver<Arrival>,
     /// Connections nobody can be asked on yet. Each has its place among those of its server.
     setups: FuturesUnordered<Beginning>,
@@ -86,7 +87,7 @@ impl Listener {
         };
         let acceptor = Acceptor::default();
         let server = serve(listener, common.clone(), acceptor.clone(), tls);
-        let mut this = Self::on(id, addr, acceptor, common)?;
+        let mut this = Self::on(id, addr, &acceptor, common)?;
         this.server = Some(tokio::spawn(server));
         Ok(this)
     }
@@ -98,7 +99,7 @@ impl Listener {
     pub(crate) fn on(
         id: ListenerId,
         addr: ListenAddr,
-        acceptor: Acceptor,
+        acceptor: &Acceptor,
         common: Arc<Common>,
     ) -> Result<Self, Error> {
         Ok(Self {
@@ -107,7 +108,6 @@ impl Listener {
             addr,
             interfaces: Interfaces::new(addr.socket)?,
             arrivals: acceptor.open(),
-            acceptor,
             setups: FuturesUnordered::new(),
             server: None,
             events: VecDeque::new(),
@@ -143,7 +143,8 @@ impl Listener {
     }
 
     fn stop(&mut self) {
-        self.acceptor.close();
+        // Not the acceptor: another listener may have it by now.
+        self.arrivals.close();
         self.setups = FuturesUnordered::new();
         if let Some(server) = self.server.take() {
             server.abort();
@@ -183,7 +184,7 @@ impl Listener {
         } = arrival;
         let address = remote_addr(remote, self.addr.tls);
         let report = self.common.report(address);
-        let (common, role) = (self.common.clone(), Role::Listener);
+        let (common, role) = (self.common.clone(), Side::Listener);
         let deadline = now() + common.config.limits.handshake_timeout;
         let lanes = Lanes::new(common, role, socket, None, report, Some(place));
         self.setups.push(Beginning {
@@ -314,4 +315,38 @@ fn decide(
         return Err(TOO_OFTEN);
     }
     acceptor.answer(request, path.client, port, place)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use futures::FutureExt as _;
+    use libp2p_core::{Multiaddr, Transport as _};
+    use libp2p_identity::Keypair;
+
+    use super::*;
+    use crate::websocket::{Config, Transport};
+
+    #[tokio::test]
+    async fn a_listener_that_goes_leaves_its_server_to_the_next_one() {
+        let mut transport = Transport::new(Config::new(&Keypair::generate_ed25519()));
+        let acceptor = transport.acceptor("127.0.0.1:1".parse().unwrap(), false);
+        let addr: Multiaddr = "/ip4/127.0.0.1/tcp/1/ws/webrtc".parse().unwrap();
+        let [old, new] = [(); 2].map(|()| ListenerId::next());
+        transport.listen_on(old, addr.clone()).unwrap();
+        assert!(acceptor.is_open());
+        assert!(transport.remove_listener(old));
+        assert!(!acceptor.is_open(), "nobody listens any more");
+        transport.listen_on(new, addr).unwrap();
+        // The old one is dropped when its end was told.
+        let mut has_ended = false;
+        while let Some(event) = poll_fn(|cx| Pin::new(&mut transport).poll(cx)).now_or_never() {
+            has_ended |= matches!(
+                event,
+                TransportEvent::ListenerClosed { listener_id, .. } if listener_id == old
+            );
+        }
+        assert!(has_ended && acceptor.is_open());
+    }
 }

@@ -78,7 +78,7 @@ mod transport;
 
 pub use self::{
     acceptor::Acceptor,
-    config::{Config, Limits},
+    config::{Config, LimitError, Limits},
     connection::Connection,
     error::{ConnectionError, Error, Phase},
     http::{

@@ -10,7 +10,8 @@ use libp2p_core::{
 use libp2p_identity::{Keypair, PeerId};
 use multistream_select::{Version, dialer_select_proto, listener_select_proto};
 
-use super::{conversation::Role, error::Error, pipe::Pipe};
+use super::{error::Error, pipe::Pipe};
+use crate::proto::Side;
 
 /// What multiplexes the streams of a plain lane.
 pub(crate) type Muxer = libp2p_yamux::Muxer<Negotiated<libp2p_noise::Output<Negotiated<Pipe>>>>;
@@ -19,12 +20,12 @@ pub(crate) type Muxer = libp2p_yamux::Muxer<Negotiated<libp2p_noise::Output<Nego
 pub(crate) async fn negotiate(
     keypair: Keypair,
     pipe: Pipe,
-    role: Role,
+    role: Side,
 ) -> Result<(PeerId, Muxer), Error> {
     let noise = libp2p_noise::Config::new(&keypair)?;
     let yamux = libp2p_yamux::Config::default();
     match role {
-        Role::Dialer => {
+        Side::Dialer => {
             let (name, io) =
                 dialer_select_proto(pipe, noise.protocol_info(), Version::V1Lazy).await?;
             let (peer, io) = noise.upgrade_outbound(io, name).await?;
@@ -38,7 +39,7 @@ pub(crate) async fn negotiate(
                     .map_err(Error::Lane)?,
             ))
         }
-        Role::Listener => {
+        Side::Listener => {
             let (name, io) = listener_select_proto(pipe, noise.protocol_info()).await?;
             let (peer, io) = noise.upgrade_inbound(io, name).await?;
             let (name, io) = listener_select_proto(io, yamux.protocol_info()).await?;
@@ -82,8 +83,8 @@ mod tests {
         let ((near, near_end), (far, far_end)) = (pipe(), pipe());
         let carrying = tokio::spawn(carry(near_end, far_end));
         let (near, far) = join(
-            negotiate(near_key.clone(), near, Role::Dialer),
-            negotiate(far_key.clone(), far, Role::Listener),
+            negotiate(near_key.clone(), near, Side::Dialer),
+            negotiate(far_key.clone(), far, Side::Listener),
         )
         .await;
         let ((far_peer, _near), (near_peer, _far)) = (near.unwrap(), far.unwrap());
@@ -103,7 +104,7 @@ mod tests {
             far.close().await.unwrap();
         };
         let key = Keypair::generate_ed25519();
-        let (result, ()) = join(negotiate(key, near, Role::Dialer), answer).await;
+        let (result, ()) = join(negotiate(key, near, Side::Dialer), answer).await;
         assert!(result.is_err());
         carrying.abort();
     }

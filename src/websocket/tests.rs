@@ -27,7 +27,7 @@ use tokio_tungstenite::{
 
 use super::{
     Config, Error, PATH, Transport,
-    conversation::Role,
+    conversation::signals::{frame_of, signal_of},
     http::{
         SUBPROTOCOL, client,
         messages::{Io, Messages, Socket},
@@ -40,6 +40,7 @@ use crate::{
         codec::{FrameLimits, decode_message, encode_message},
         frame::{Frame, IceCandidate},
     },
+    proto::Side,
     transport::{
         call::{Application, Call, CallEvent, Signal},
         driver::Ready,
@@ -51,7 +52,7 @@ fn caller() -> Caller {
 }
 
 /// One end of a connection by itself, and who it is.
-fn lanes(role: Role, socket: Socket) -> (Lanes, PeerId) {
+fn lanes(role: Side, socket: Socket) -> (Lanes, PeerId) {
     let keypair = Keypair::generate_ed25519();
     let config = Config::new(&keypair)
         .with_caller(caller())
@@ -167,38 +168,8 @@ async fn send(socket: &mut Socket, frame: Frame) {
 }
 
 fn tell(call: &mut Option<Call>, candidate: IceCandidate) {
-    let IceCandidate {
-        candidate,
-        mid,
-        index,
-    } = candidate;
-    let signal = Signal::Candidate {
-        candidate,
-        mid,
-        index,
-    };
+    let signal = signal_of(candidate);
     call.as_mut().unwrap().handle(signal).unwrap();
-}
-
-fn frame_of(signal: Signal) -> Frame {
-    match signal {
-        Signal::Offer(sdp) => Frame::WebRtcOffer(sdp),
-        Signal::Answer(sdp) => Frame::WebRtcAnswer(sdp),
-        Signal::Candidate {
-            candidate,
-            mid,
-            index,
-        } => Frame::IceCandidate(IceCandidate {
-            candidate,
-            mid,
-            index,
-        }),
-        Signal::EndOfCandidates { mid, index } => Frame::IceCandidate(IceCandidate {
-            candidate: String::new(),
-            mid,
-            index,
-        }),
-    }
 }
 
 /// Carries the bytes of Noise from one connection to the other, both of which are open to the one who does it.
@@ -242,8 +213,8 @@ async fn who_ends_webrtc_between_two_nodes_is_caught_by_noise() {
         noise: noise.clone(),
     };
     let between = tokio::spawn(middle.run());
-    let (mut dialer, dialer_peer) = lanes(Role::Dialer, near);
-    let (mut listener, listener_peer) = lanes(Role::Listener, far);
+    let (mut dialer, dialer_peer) = lanes(Side::Dialer, near);
+    let (mut listener, listener_peer) = lanes(Side::Listener, far);
     let mut caught = false;
     let both = poll_fn(|cx| {
         dialer.drive(cx);

@@ -27,7 +27,7 @@ use super::{
     connection::Connection,
     dialer,
     error::{Error, address_error},
-    http::tls::TlsError,
+    http::{server::Room, tls::TlsError},
     listener::Listener,
     network::Network,
     paths::{Paths, Report},
@@ -124,8 +124,13 @@ impl Transport {
     /// For an HTTP server that listens on this address, with TLS or without: it gives the WebSockets of the path `/webrtc`
     /// to this transport. `listen_on` with that very address then binds nothing and takes them, until the listener is
     /// removed; before and after the server refuses them.
+    ///
+    /// They have room of their own, [`Limits::max_connections`](super::Limits::max_connections), and take no places of the
+    /// server's other guests.
     pub fn acceptor(&mut self, local: SocketAddr, tls: bool) -> Acceptor {
-        let acceptor = Acceptor::default();
+        let config = &self.common.config;
+        let room = Room::new(config.limits.max_connections, &config.proxies);
+        let acceptor = Acceptor::with_room(room);
         let addr = ListenAddr { socket: local, tls };
         self.acceptors.push((addr, acceptor.clone()));
         acceptor
@@ -146,13 +151,15 @@ impl libp2p_core::Transport for Transport {
         let Some(listen) = parse_listen(&addr) else {
             return Err(TransportError::MultiaddrNotSupported(addr));
         };
+        let limits = &self.common.config.limits;
+        limits.validate().map_err(Error::from)?;
         let shared = self.acceptors.iter().find(|(known, acceptor)| {
             // Nobody listens twice on one port.
             *known == listen && !acceptor.is_open()
         });
         let common = self.common.clone();
         let listener = match shared {
-            Some((addr, acceptor)) => Listener::on(id, *addr, acceptor.clone(), common)?,
+            Some((addr, acceptor)) => Listener::on(id, *addr, acceptor, common)?,
             None => Listener::bind(id, listen, common)?,
         };
         self.listeners.push(listener);
@@ -181,6 +188,8 @@ impl libp2p_core::Transport for Transport {
             Ok(target) => target,
             Err(error) => return Err(address_error(error, addr)),
         };
+        let limits = &self.common.config.limits;
+        limits.validate().map_err(Error::from)?;
         Ok(dialer::dial(self.common.clone(), addr, target).boxed())
     }
 

@@ -26,7 +26,7 @@ use tokio::{
 use tokio_tungstenite::{
     WebSocketStream, accept_hdr_async, client_async,
     tungstenite::{
-        Message,
+        self, Message,
         client::IntoClientRequest as _,
         handshake::server::{Request, Response},
         http::{HeaderName, HeaderValue},
@@ -112,13 +112,21 @@ pub(crate) fn socket_of(addr: &Multiaddr) -> SocketAddr {
 
 /// A WebSocket to the transport at this address.
 pub(crate) async fn websocket(to: SocketAddr) -> WebSocketStream<TcpStream> {
-    let stream = TcpStream::connect(to).await.unwrap();
-    let mut request = format!("ws://{to}/webrtc").into_client_request().unwrap();
+    try_websocket(to, "/webrtc").await.unwrap()
+}
+
+/// A WebSocket at this path, if there is one.
+pub(crate) async fn try_websocket(
+    to: SocketAddr,
+    path: &str,
+) -> Result<WebSocketStream<TcpStream>, tungstenite::Error> {
+    let stream = TcpStream::connect(to).await?;
+    let mut request = format!("ws://{to}{path}").into_client_request()?;
     let name = HeaderName::from_static("sec-websocket-protocol");
     request
         .headers_mut()
         .insert(name, HeaderValue::from_static("socketpipe.v1"));
-    client_async(request, stream).await.unwrap().0
+    Ok(client_async(request, stream).await?.0)
 }
 
 /// The server's side of a WebSocket, whatever was asked for.

@@ -1,5 +1,6 @@
 //! Golden vectors, refused frames, round trips.
 
+use asynchronous_codec::{Decoder as _, Encoder as _};
 use proptest::prelude::*;
 
 use super::*;

@@ -22,7 +22,7 @@ use crate::{
     websocket::{
         Acceptor,
         http::{
-            answer::{Answer, NOTHING_HERE, Sender},
+            answer::{Answer, Sender},
             limit::RateLimiter,
             messages::Socket,
             server::{self, Place, Room},
@@ -97,7 +97,7 @@ pub struct WebSocketListener {
     listener: TcpListener,
     local: SocketAddr,
     room: Room,
-    shared: Arc<Shared>,
+    shared: Shared,
 }
 
 impl fmt::Debug for WebSocketListener {
@@ -132,7 +132,7 @@ impl WebSocketListener {
             listener,
             local,
             room: Room::new(config.max_connections, &config.proxies),
-            shared: Arc::new(Shared { config, server }),
+            shared: Shared { config, server },
         })
     }
 
@@ -147,23 +147,17 @@ impl WebSocketListener {
     }
 
     /// Gives the WebSockets of the path `/webrtc` to a libp2p transport: see
-    /// [`Transport::acceptor`](crate::websocket::Transport::acceptor). Pages of any origin may open them.
+    /// [`Transport::acceptor`](crate::websocket::Transport::acceptor). Pages of any origin may open them, on loopback those
+    /// of the origins in the configuration.
     #[must_use]
     pub fn with_libp2p(mut self, acceptor: Acceptor) -> Self {
-        let shared = Shared {
-            config: WebSocketConfig {
-                libp2p: Some(acceptor),
-                ..self.shared.config.clone()
-            },
-            server: self.shared.server.clone(),
-        };
-        self.shared = Arc::new(shared);
+        self.shared.config.libp2p = Some(acceptor);
         self
     }
 
     /// Serves until it is dropped; sessions that run go on.
     pub async fn run(self) {
-        let shared = self.shared;
+        let shared = Arc::new(self.shared);
         let serve = move |stream, from: SocketAddr, place: Place| {
             let (shared, place, port) = (shared.clone(), Arc::new(place), from.port());
             server::serve(stream, from, shared.config.tls.clone(), move |sender| {
@@ -194,12 +188,14 @@ fn answer(
             allow_origin(&mut answer, origin);
             answer
         }
-        Verdict::Libp2p { client } => {
-            let acceptor = shared.config.libp2p.as_ref();
-            let answer = acceptor
-                .ok_or(NOTHING_HERE)
-                .and_then(|acceptor| acceptor.answer(&mut request, client, port, place));
-            answer.unwrap_or_else(Answer::from)
+        Verdict::Libp2p { acceptor, client } => {
+            match acceptor.answer(&mut request, client, port, place) {
+                Ok(answer) => answer,
+                Err(refusal) => {
+                    tracing::debug!(from = %sender.address, ?refusal, "request refused");
+                    refusal.into()
+                }
+            }
         }
         Verdict::Upgrade {
             answer,

@@ -13,7 +13,7 @@ use super::{listener::WebSocketConfig, page};
 use crate::{
     socketpipe::session::Mode,
     websocket::{
-        PATH,
+        Acceptor, PATH,
         http::answer::{
             Answer, NOTHING_HERE, Path, Refusal, Sender, TOO_OFTEN, only_get, text, upgrade,
         },
@@ -45,7 +45,7 @@ pub(super) enum Verdict {
         origin: Option<HeaderValue>,
     },
     /// A WebSocket for libp2p, if it takes one.
-    Libp2p { client: IpAddr },
+    Libp2p { acceptor: Acceptor, client: IpAddr },
 }
 
 /// Looks at the head of a request.
@@ -71,15 +71,7 @@ fn decide<B>(
         "/pty" => Mode::Pty,
         "/tunnel" => Mode::Tunnel,
         "/ice" => return ask_for_servers(config, &path, request),
-        PATH if config.libp2p.is_some() => {
-            // Whoever comes proves who it is and gets what any peer gets, so pages of all origins may.
-            return match config.limiter.admit(path.client) {
-                true => Ok(Verdict::Libp2p {
-                    client: path.client,
-                }),
-                false => Err(TOO_OFTEN),
-            };
-        }
+        PATH => return meet_peer(config, sender, &path, headers),
         other => return find_page(config, &path, request.method(), other),
     };
     only_get(request.method())?;
@@ -98,6 +90,27 @@ fn decide<B>(
         mode,
         client: path.client,
         private: path.private,
+    })
+}
+
+/// Whoever comes proves who it is and gets what any peer gets, so pages of all origins may. Not so on loopback: there a
+/// page of the browser beside us would get where its own server does not.
+fn meet_peer(
+    config: &WebSocketConfig,
+    sender: Sender,
+    path: &Path,
+    headers: &HeaderMap,
+) -> Result<Verdict, Refusal> {
+    let acceptor = config.libp2p.as_ref().ok_or(NOTHING_HERE)?;
+    if sender.local && !config.proxies.contains(&sender.address.to_canonical()) {
+        check_origin(config, path.tls, headers)?;
+    }
+    if !config.limiter.admit(path.client) {
+        return Err(TOO_OFTEN);
+    }
+    Ok(Verdict::Libp2p {
+        acceptor: acceptor.clone(),
+        client: path.client,
     })
 }
 

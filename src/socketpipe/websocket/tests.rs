@@ -272,16 +272,46 @@ fn the_page_comes_with_its_headers() {
 #[test]
 fn libp2p_nodes_may_connect_from_everywhere_if_one_listens() {
     let mut config = WebSocketConfig::default();
+    let of_node = request("/webrtc", &[]);
     let of_page = request("/webrtc", &[("origin", "https://other.example")]);
-    assert_eq!(status(&config, LOCAL, &of_page), 404);
+    assert_eq!(status(&config, LOCAL, &of_node), 404);
+    assert_eq!(status(&config, far(false), &of_page), 404);
     config.libp2p = Some(crate::websocket::Acceptor::default());
-    assert_eq!(status(&config, LOCAL, &of_page), 101);
+    assert_eq!(status(&config, LOCAL, &of_node), 101);
     assert_eq!(status(&config, far(false), &of_page), 101);
+    assert_eq!(status(&config, far(true), &of_page), 101);
     let rebound = request("/webrtc", &[("host", "evil.example")]);
     assert_eq!(status(&config, LOCAL, &rebound), 421, "as for all paths");
     config.limiter = RateLimiter::new(1, 0);
-    let codes = [(); 2].map(|()| status(&config, LOCAL, &of_page).as_u16());
+    let codes = [(); 2].map(|()| status(&config, LOCAL, &of_node).as_u16());
     assert_eq!(codes, [101, 429]);
+}
+
+/// Nobody else gets there, but every page in a browser on this machine.
+#[test]
+fn on_loopback_only_pages_of_listed_origins_reach_the_node() {
+    let mut config = WebSocketConfig {
+        origins: vec!["https://tools.example.com".to_owned()],
+        libp2p: Some(crate::websocket::Acceptor::default()),
+        ..WebSocketConfig::default()
+    };
+    let by_tls = Sender { tls: true, ..LOCAL };
+    let of = |origin| request("/webrtc", &[("origin", origin)]);
+    for (origin, code) in [
+        ("https://tools.example.com", 101),
+        ("https://evil.example", 403),
+        ("null", 403),
+    ] {
+        for sender in [LOCAL, by_tls] {
+            assert_eq!(status(&config, sender, &of(origin)), code, "{origin}");
+        }
+    }
+    let own = of("http://localhost:8080");
+    assert_eq!(status(&config, LOCAL, &own), 101);
+    assert_eq!(status(&config, by_tls, &own), 403, "it came in the clear");
+    // What a proxy passes on comes from elsewhere.
+    config.proxies = vec![LOCAL.address];
+    assert_eq!(status(&config, LOCAL, &of("https://evil.example")), 101);
 }
 
 #[test]

@@ -9,15 +9,6 @@ use crate::{
     transport::call::Signal,
 };
 
-/// Which end of the WebSocket we are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Role {
-    /// We opened it.
-    Dialer,
-    /// The peer opened it.
-    Listener,
-}
-
 /// Times that can be set; see `Limits` of the configuration.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timing {

@@ -27,7 +27,7 @@ fn secs(seconds: u64) -> Duration {
 }
 
 impl Talk {
-    fn new(role: Role) -> Self {
+    fn new(role: Side) -> Self {
         #[expect(clippy::disallowed_methods, reason = "a time to begin with")]
         let now = Instant::now();
         let conversation = Conversation::new(role, now, TIMING);
@@ -36,7 +36,7 @@ impl Talk {
 
     /// A dialer whose offer was sent.
     fn dialer() -> Self {
-        let mut talk = Self::new(Role::Dialer);
+        let mut talk = Self::new(Side::Dialer);
         assert_eq!(talk.todo(), [Action::Offer]);
         talk.offer();
         talk
@@ -364,7 +364,7 @@ fn a_dialer_takes_nothing_that_only_dialers_send() {
 
 #[test]
 fn silence_is_asked_about_and_ends_the_websocket() {
-    for role in [Role::Dialer, Role::Listener] {
+    for role in [Side::Dialer, Side::Listener] {
         let mut talk = Talk::new(role);
         talk.todo();
         talk.conversation.webrtc = WebRtc::Up { since: talk.now };
@@ -394,7 +394,7 @@ fn silence_is_asked_about_and_ends_the_websocket() {
 
 #[test]
 fn signs_of_life_and_goodbyes_are_answered() {
-    let mut talk = Talk::new(Role::Listener);
+    let mut talk = Talk::new(Side::Listener);
     let payload = Bytes::from_static(b"any");
     talk.hear(Frame::Ping(payload.clone()));
     assert_eq!(talk.todo(), [Action::Send(Frame::Pong(payload))]);
@@ -439,7 +439,7 @@ fn a_call_that_was_answered_may_come_up_although_the_websocket_is_gone() {
         talk.todo();
         assert_eq!(talk.conversation.has_call(), answered);
     }
-    let mut talk = Talk::new(Role::Listener);
+    let mut talk = Talk::new(Side::Listener);
     talk.hear(Frame::WebRtcOffer(CHROMIUM.to_owned()));
     talk.conversation.signal(Signal::Answer("yes".to_owned()));
     talk.todo();
@@ -450,10 +450,10 @@ fn a_call_that_was_answered_may_come_up_although_the_websocket_is_gone() {
 
 #[test]
 fn frames_of_sessions_and_nonsense_are_refused_with_their_code() {
-    let mut talk = Talk::new(Role::Listener);
+    let mut talk = Talk::new(Side::Listener);
     talk.hear(Frame::Resize(crate::frames::frame::Size::default()));
     talk.assert_violated();
-    let mut talk = Talk::new(Role::Listener);
+    let mut talk = Talk::new(Side::Listener);
     talk.conversation
         .handle_nonsense(&FrameError::ShortHeader(0));
     let actions = talk.todo();
@@ -468,7 +468,7 @@ fn frames_of_sessions_and_nonsense_are_refused_with_their_code() {
 
 #[test]
 fn a_listener_answers_each_offer_once() {
-    let mut talk = Talk::new(Role::Listener);
+    let mut talk = Talk::new(Side::Listener);
     talk.hear(Frame::WebRtcOffer(CHROMIUM.to_owned()));
     assert_eq!(talk.todo(), [Action::Answer(CHROMIUM.to_owned())]);
     talk.conversation.signal(Signal::Answer("yes".to_owned()));
@@ -489,7 +489,7 @@ fn a_listener_answers_each_offer_once() {
 
 #[test]
 fn offers_that_cannot_be_used_or_come_too_often_are_refused() {
-    let mut talk = Talk::new(Role::Listener);
+    let mut talk = Talk::new(Side::Listener);
     for text in ["", "v=0\r\n", "nonsense"] {
         talk.hear(Frame::WebRtcOffer(text.to_owned()));
         assert_eq!(talk.todo(), [refusal()], "{text}");
@@ -508,7 +508,7 @@ fn offers_that_cannot_be_used_or_come_too_often_are_refused() {
 
 #[test]
 fn a_second_offer_replaces_the_first_or_must_wait_for_its_answer() {
-    let mut talk = Talk::new(Role::Listener);
+    let mut talk = Talk::new(Side::Listener);
     talk.hear(Frame::WebRtcOffer(CHROMIUM.to_owned()));
     talk.todo();
     talk.hear(Frame::WebRtcOffer(FIREFOX.to_owned()));
@@ -519,7 +519,7 @@ fn a_second_offer_replaces_the_first_or_must_wait_for_its_answer() {
 
 #[test]
 fn a_listener_gives_a_call_up_later_than_its_dialer() {
-    let mut talk = Talk::new(Role::Listener);
+    let mut talk = Talk::new(Side::Listener);
     talk.hear(Frame::WebRtcOffer(CHROMIUM.to_owned()));
     talk.conversation.signal(Signal::Answer("yes".to_owned()));
     talk.todo();
@@ -536,7 +536,7 @@ fn a_listener_gives_a_call_up_later_than_its_dialer() {
 
 #[test]
 fn data_begins_the_plain_lane_of_a_listener() {
-    let mut talk = Talk::new(Role::Listener);
+    let mut talk = Talk::new(Side::Listener);
     talk.hear(bytes(b""));
     assert_eq!(talk.todo(), [], "empty DATA has no effect");
     talk.hear(bytes(b"first"));
@@ -558,7 +558,7 @@ fn data_begins_the_plain_lane_of_a_listener() {
 
 #[test]
 fn numbers_in_data_are_a_fault() {
-    let mut talk = Talk::new(Role::Listener);
+    let mut talk = Talk::new(Side::Listener);
     talk.hear(Frame::Data(Data {
         number: Some(1),
         ..Data::default()
@@ -568,7 +568,7 @@ fn numbers_in_data_are_a_fault() {
 
 #[test]
 fn data_for_a_lane_that_is_over_is_thrown_away() {
-    let mut talk = Talk::new(Role::Listener);
+    let mut talk = Talk::new(Side::Listener);
     talk.hear(bytes(b"first"));
     talk.todo();
     talk.conversation.plain_is_over();
@@ -579,7 +579,7 @@ fn data_for_a_lane_that_is_over_is_thrown_away() {
 
 #[test]
 fn candidates_without_a_call_or_without_end_are_not_handed_on() {
-    let mut talk = Talk::new(Role::Listener);
+    let mut talk = Talk::new(Side::Listener);
     talk.hear(candidate("candidate:early"));
     assert_eq!(talk.todo(), []);
     talk.hear(Frame::WebRtcOffer(CHROMIUM.to_owned()));
@@ -588,6 +588,33 @@ fn candidates_without_a_call_or_without_end_are_not_handed_on() {
         talk.hear(candidate("candidate:one of many"));
     }
     assert_eq!(talk.todo().len(), MAX_CANDIDATES);
+}
+
+#[test]
+fn each_restart_has_candidates_of_its_own() {
+    let candidates = |talk: &mut Talk| {
+        for _ in 0..2 * MAX_CANDIDATES {
+            talk.hear(candidate("candidate:one of many"));
+        }
+        talk.todo().len()
+    };
+    let mut listener = Talk::new(Side::Listener);
+    for _ in 0..3 {
+        listener.hear(Frame::WebRtcOffer(CHROMIUM.to_owned()));
+        let answered = Signal::Answer("answer".to_owned());
+        listener.conversation.signal(answered);
+        listener.todo();
+        assert_eq!(candidates(&mut listener), MAX_CANDIDATES);
+    }
+    let mut dialer = Talk::connected();
+    assert_eq!(candidates(&mut dialer), MAX_CANDIDATES);
+    dialer.conversation.path_lost(dialer.now);
+    dialer.todo();
+    dialer.offer();
+    assert_eq!(candidates(&mut dialer), 0, "they are of the last one");
+    dialer.hear(answer("again"));
+    dialer.todo();
+    assert_eq!(candidates(&mut dialer), MAX_CANDIDATES);
 }
 
 #[test]
@@ -602,7 +629,7 @@ fn who_leaves_begins_nothing_new() {
         panic!("{actions:?}");
     };
     assert!(close.by_client && close.code == Code::NORMAL);
-    let mut talk = Talk::new(Role::Listener);
+    let mut talk = Talk::new(Side::Listener);
     talk.conversation.leave();
     talk.hear(Frame::WebRtcOffer(CHROMIUM.to_owned()));
     talk.hear(bytes(b"late"));
@@ -734,7 +761,7 @@ proptest! {
     fn two_ends_understand_each_other(steps in prop::collection::vec(step(), 0..200)) {
         #[expect(clippy::disallowed_methods, reason = "a time to begin with")]
         let now = Instant::now();
-        let ends = [Role::Dialer, Role::Listener].map(|role| Conversation::new(role, now, TIMING));
+        let ends = [Side::Dialer, Side::Listener].map(|role| Conversation::new(role, now, TIMING));
         let mut pair = Pair {
             ends,
             way: Default::default(),
@@ -783,7 +810,7 @@ proptest! {
         frames in prop::collection::vec((any_frame(), 0..5_000_u64), 0..60),
         is_dialer in any::<bool>(),
     ) {
-        let mut talk = Talk::new(if is_dialer { Role::Dialer } else { Role::Listener });
+        let mut talk = Talk::new(if is_dialer { Side::Dialer } else { Side::Listener });
         talk.todo();
         for (frame, wait) in frames {
             let was_over = talk.conversation.ended;

@@ -30,6 +30,10 @@ pub(crate) struct Sender {
 
 /// How a request reached us, proxies considered.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(feature = "socketpipe"),
+    expect(dead_code, reason = "only sessions ask who could read along")
+)]
 pub(crate) struct Path {
     pub(crate) client: IpAddr,
     /// Nobody between could read or change it.

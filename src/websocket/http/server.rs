@@ -53,11 +53,18 @@ pub(crate) struct Place {
 impl Room {
     /// Room for so many. All clients of a proxy come from its address, so it has no share.
     pub(crate) fn new(connections: usize, proxies: &[IpAddr]) -> Self {
+        let connections = connections.min(Semaphore::MAX_PERMITS);
         Self {
             all: Arc::new(Semaphore::new(connections)),
             shares: Shares::new(connections.div_ceil(2)),
             proxies: proxies.into(),
         }
+    }
+
+    /// A place for a connection from here. `None` if there is none, or the address has its share already.
+    pub(crate) fn try_place(&self, from: IpAddr) -> Option<Place> {
+        let room = self.all.clone().try_acquire_owned().ok()?;
+        self.place(room, from)
     }
 
     /// `None` if the address has its share already.

@@ -170,6 +170,25 @@ impl Endpoint {
         }
     }
 
+    /// One datagram that came to a socket of calls: it begins nothing, and connections of webrtc-direct do not hear of it.
+    pub(crate) fn handle_datagram_of_calls(
+        &mut self,
+        now: Instant,
+        local_ip: Option<IpAddr>,
+        remote: SocketAddr,
+        datagram: &[u8],
+    ) {
+        self.counters.datagrams_received += 1;
+        self.counters.bytes_received += datagram.len() as u64;
+        match classify(datagram) {
+            Kind::Stun => self.handle_stun_of_calls(now, local_ip, remote, datagram),
+            Kind::Dtls { client_hello } => {
+                self.handle_dtls_of_calls(now, local_ip, remote, datagram, client_hello);
+            }
+            Kind::Other => self.counters.drop_packet(DropReason::Unclassified),
+        }
+    }
+
     /// The network says that nobody listens at `remote`. Believed only while nothing ever came from there.
     pub(crate) fn handle_unreachable(&mut self, now: Instant, remote: SocketAddr) {
         let Some(id) = self.demux.by_address(remote) else {

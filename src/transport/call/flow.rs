@@ -8,16 +8,17 @@ use std::{
     future::poll_fn,
     io,
     net::IpAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use futures::future::{Either, select};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::UdpSocket,
-    time::timeout,
+    time::sleep,
 };
 
 use crate::transport::shared::RelayShared;
@@ -28,8 +29,8 @@ const READ_SIZE: usize = 16 * 1024;
 /// Reads in one turn of the task.
 const MAX_READS: usize = 64;
 
-/// How long the last messages may take when the call has ended: the server gives the allocation up by itself, so they
-/// are worth no more than this.
+/// How long the last messages may take when the call has ended, and what waits before them: the server gives the
+/// allocation up by itself, so they are worth no more than this.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A stream of bytes to a server.
@@ -58,22 +59,29 @@ impl Flow {
     pub(crate) async fn run(self, shared: Arc<RelayShared>) {
         let mut pump = Pump {
             flow: self,
-            shared,
+            shared: Arc::clone(&shared),
             sending: Vec::new(),
             sent: 0,
             is_done: false,
             buffer: vec![0; READ_SIZE].into_boxed_slice(),
         };
-        let result = poll_fn(|cx| pump.poll(cx)).await;
-        if let Err(error) = &result {
-            tracing::debug!(%error, "the way to a TURN server has ended");
-        } else if timeout(FAREWELL, poll_fn(|cx| pump.poll_farewell(cx)))
-            .await
-            .is_err()
-        {
-            tracing::debug!("a TURN server takes no goodbye");
+        let work = pin!(async {
+            poll_fn(|cx| pump.poll(cx)).await?;
+            poll_fn(|cx| pump.poll_farewell(cx)).await;
+            Ok::<_, io::Error>(())
+        });
+        let patience = pin!(async {
+            poll_fn(|cx| shared.poll_closing(cx)).await;
+            sleep(FAREWELL).await;
+        });
+        match select(work, patience).await {
+            Either::Left((Ok(()), _)) => {}
+            Either::Left((Err(error), _)) => {
+                tracing::debug!(%error, "the way to a TURN server has ended");
+            }
+            Either::Right(_) => tracing::debug!("a TURN server takes no goodbye"),
         }
-        pump.shared.end();
+        shared.end();
     }
 }
 
@@ -189,4 +197,48 @@ fn is_transient(error: &io::Error) -> bool {
             | NetworkUnreachable
             | PermissionDenied
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::{proto::ice::RelayId, transport::shared::{SocketShared, StreamLimits}};
+
+    /// A flow whose other end takes `room` bytes and reads nothing.
+    fn stuck(room: usize) -> (Flow, Arc<RelayShared>, tokio::io::DuplexStream) {
+        let (ours, theirs) = tokio::io::duplex(room);
+        let socket = SocketShared::new(([127, 0, 0, 1], 1).into(), StreamLimits::default());
+        let shared = RelayShared::new(socket, RelayId(1), None);
+        (Flow::Stream(Box::new(ours), None), shared, theirs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_takes_nothing_holds_no_flow_whose_call_has_ended() {
+        let (flow, shared, _theirs) = stuck(10);
+        shared.push_outbound(vec![0; 1000]);
+        let mut running = pin!(flow.run(Arc::clone(&shared)));
+        assert!((&mut running).now_or_never().is_none());
+        shared.close();
+        let ended = timeout(2 * FAREWELL, running).await;
+        assert!(ended.is_ok(), "it waits for the server");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_server_gets_the_last_messages() {
+        use tokio::io::AsyncReadExt as _;
+
+        let (flow, shared, mut theirs) = stuck(10);
+        shared.push_outbound(vec![7; 1000]);
+        let mut running = pin!(flow.run(Arc::clone(&shared)));
+        assert!((&mut running).now_or_never().is_none());
+        shared.push_outbound(vec![8; 1000]);
+        shared.close();
+        let mut read = Vec::new();
+        let (_, end) = futures::future::join(running, theirs.read_to_end(&mut read)).await;
+        assert_eq!(end.unwrap(), 2000);
+        assert!(read.ends_with(&[8; 1000]));
+    }
 }

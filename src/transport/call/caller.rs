@@ -29,7 +29,8 @@ use crate::{
 /// Makes connections through signaling: WebRTC as browsers know it, with full ICE.
 ///
 /// It has no methods of its own to make them: SocketPipe and the transport `/ws/webrtc` take one and make calls with it
-/// when peers ask for them. Cheap to clone; clones count their calls together.
+/// when peers ask for them. Cheap to clone; clones count their calls together, unless
+/// [`counted_apart`](Self::counted_apart).
 ///
 /// # Sockets
 ///
@@ -47,13 +48,18 @@ pub struct Caller {
 
 struct Inner {
     config: CallConfig,
+    sockets: Arc<Sockets>,
+    calls: Arc<AtomicUsize>,
+}
+
+/// What calls share that are counted apart.
+struct Sockets {
     factory: Arc<SocketFactory>,
     names: Names,
     /// The sockets that answers share where no transport listens.
     answering: Mutex<Option<WeakSocketHandle>>,
     /// The same, where its port was chosen: nobody else shall have it in between.
     kept: Mutex<Option<SocketHandle>>,
-    calls: Arc<AtomicUsize>,
 }
 
 /// What the driver needs for a call besides the call itself.
@@ -141,10 +147,12 @@ impl Caller {
             help: Arc::new(Help::new(&config, &names, &config.servers)),
             inner: Arc::new(Inner {
                 config,
-                factory,
-                names,
-                answering: Mutex::default(),
-                kept: Mutex::default(),
+                sockets: Arc::new(Sockets {
+                    factory,
+                    names,
+                    answering: Mutex::default(),
+                    kept: Mutex::default(),
+                }),
                 calls: Arc::default(),
             }),
         }
@@ -164,7 +172,25 @@ impl Caller {
     pub fn with_servers(&self, servers: &[IceServer]) -> Self {
         Self {
             inner: Arc::clone(&self.inner),
-            help: Arc::new(Help::new(&self.inner.config, &self.inner.names, servers)),
+            help: Arc::new(Help::new(
+                &self.inner.config,
+                &self.inner.sockets.names,
+                servers,
+            )),
+        }
+    }
+
+    /// The same sockets and settings for somebody else, with at most so many calls that are counted for themselves:
+    /// whoever may make calls there uses up none of those here.
+    #[must_use]
+    pub fn counted_apart(&self, max_calls: usize) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                config: self.inner.config.clone().with_max_calls(max_calls),
+                sockets: Arc::clone(&self.inner.sockets),
+                calls: Arc::default(),
+            }),
+            help: Arc::clone(&self.help),
         }
     }
 
@@ -199,7 +225,7 @@ impl Caller {
             certificate_der: certificate.certificate_der().to_vec(),
             private_key_der: certificate.private_key_der().to_vec(),
         };
-        let timeout = self.inner.factory.config.limits.handshake_timeout;
+        let timeout = self.inner.sockets.factory.config.limits.handshake_timeout;
         let dtls = DtlsContext::new(identity, timeout).map_err(Error::from)?;
         let is_libp2p = application == Application::Libp2p;
         let fingerprint = certificate.fingerprint();
@@ -220,11 +246,11 @@ impl Caller {
         if offers {
             return self.bind(0);
         }
-        if let Some(listening) = self.inner.factory.listening() {
+        let sockets = &self.inner.sockets;
+        if let Some(listening) = sockets.factory.listening() {
             return Ok(listening);
         }
-        let mut answering = self
-            .inner
+        let mut answering = sockets
             .answering
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -235,11 +261,7 @@ impl Caller {
         let socket = self.bind(port)?;
         *answering = Some(socket.downgrade());
         if port != 0 {
-            let mut kept = self
-                .inner
-                .kept
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut kept = sockets.kept.lock().unwrap_or_else(PoisonError::into_inner);
             *kept = Some(socket.clone());
         }
         Ok(socket)
@@ -247,7 +269,7 @@ impl Caller {
 
     /// A socket of our own; the driver gives it one of the other family.
     fn bind(&self, port: u16) -> Result<SocketHandle, Error> {
-        let factory = &self.inner.factory;
+        let factory = &self.inner.sockets.factory;
         factory
             .bind((Ipv4Addr::UNSPECIFIED, port).into(), false)
             .or_else(|error| match error {

@@ -87,6 +87,27 @@ async fn a_place_is_given_back_when_a_call_has_ended() {
 }
 
 #[tokio::test]
+async fn calls_that_are_counted_apart_leave_each_other_their_places() {
+    let strangers = Caller::new(config().with_max_calls(7));
+    let guests = strangers.counted_apart(1);
+    let guest = guests.offer(messages(true)).unwrap();
+    let refused = guests.clone().offer(messages(true));
+    assert!(matches!(refused, Err(CallError::TooMany)), "{refused:?}");
+    let others: Vec<_> = (0..7)
+        .map(|_| strangers.offer(messages(true)).unwrap())
+        .collect();
+    assert!(strangers.offer(messages(true)).is_err());
+    assert_eq!((strangers.calls(), guests.calls()), (7, 1));
+    drop((guest, others));
+    nothing_is_left().await;
+    // Answers leave from the same sockets all the same.
+    let near = channels(&Caller::new(config()), &strangers).await;
+    let far = channels(&Caller::new(config()), &guests).await;
+    let [one, other] = [&near, &far].map(|(ends, _)| ends[0].path_so_far().unwrap().0);
+    assert_eq!(one, other);
+}
+
+#[tokio::test]
 async fn no_two_calls_have_a_certificate_in_common() {
     let caller = Caller::new(config());
     let [one, two] = [0, 1].map(|_| caller.offer(messages(true)).unwrap());

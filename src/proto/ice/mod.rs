@@ -21,7 +21,7 @@ use rand::{Rng, RngExt as _, distr::Alphanumeric};
 pub(crate) use self::relay::Cutter;
 pub(crate) use self::{
     full::{FullAgent, IceEvent},
-    relay::{RelayId, RelayServer, RelayTransmit, RelayTransport},
+    relay::{RefreshAnswer, RelayId, RelayServer, RelayTransmit, RelayTransport},
 };
 use super::stun::TransactionId;
 

@@ -284,7 +284,10 @@ impl Driver {
     /// Sets the timer for the next deadline.
     fn park(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
         // While the system takes nothing, nothing is received, pause or not.
-        let receive_after = self.sockets.receive_after().filter(|_| self.unsent.is_none());
+        let receive_after = self
+            .sockets
+            .receive_after()
+            .filter(|_| self.unsent.is_none());
         let deadline = [
             self.endpoint.poll_timeout().map(|(at, _)| at),
             receive_after,

@@ -192,7 +192,10 @@ mod tests {
         let v4 = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let v6 = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
         let mut heard = Vec::new();
-        for (rests, other) in [(Which::Main, Which::Companion), (Which::Companion, Which::Main)] {
+        for (rests, other) in [
+            (Which::Main, Which::Companion),
+            (Which::Companion, Which::Main),
+        ] {
             v4.send_to(b"4", (Ipv4Addr::LOCALHOST, ports[0])).unwrap();
             v6.send_to(b"6", (Ipv6Addr::LOCALHOST, ports[1])).unwrap();
             let until = now + RECEIVE_PAUSE;

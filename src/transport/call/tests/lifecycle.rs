@@ -134,6 +134,23 @@ async fn answers_share_sockets_and_offers_have_their_own() {
     assert_eq!(of_offerer.len(), 3);
 }
 
+#[tokio::test]
+async fn a_port_that_is_taken_is_an_error() {
+    let taken = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let offerer = Caller::new(config());
+    let mut call = offerer.offer(messages(true)).unwrap();
+    let offer = description(&mut call).await;
+    let answerer = Caller::new(config().with_port(port));
+    let error = answerer.answer(messages(false), &offer).unwrap_err();
+    let CallError::Socket(crate::Error::Io(error)) = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    drop(taken);
+    answerer.answer(messages(false), &offer).unwrap();
+}
+
 #[test]
 fn without_a_runtime_there_is_an_error_and_no_panic() {
     let caller = Caller::new(config());

@@ -186,8 +186,6 @@ impl Table {
             fingerprint: new.fingerprint,
             ice: IceConfig {
                 hosts: self.calls.hosts.addresses(&help.announced),
-                stun_servers: Vec::new(),
-                relays: Vec::new(),
                 filter: help.filter,
                 relay_only: help.relay_only,
                 more_to_come: help.has_servers() || !self.calls.hosts.are_known(),

@@ -111,7 +111,7 @@ async fn calls_that_are_counted_apart_leave_each_other_their_places() {
 async fn no_two_calls_have_a_certificate_in_common() {
     let caller = Caller::new(config());
     let [one, two] = [0, 1].map(|_| caller.offer(messages(true)).unwrap());
-    assert_ne!(one.local_fingerprint(), two.local_fingerprint());
+    assert_ne!(one.fingerprint, two.fingerprint);
 }
 
 #[tokio::test]

@@ -3,9 +3,7 @@
 use std::{cell::Cell, future::poll_fn, io};
 
 use bytes::Bytes;
-use futures::{
-    AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _, SinkExt as _, StreamExt as _, future,
-};
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, SinkExt as _, StreamExt as _, future};
 use libp2p_core::{muxing::StreamMuxerExt as _, transport::ListenerId};
 
 use super::*;

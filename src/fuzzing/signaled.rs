@@ -66,7 +66,6 @@ impl Target {
         let limits = Limits::default().to_proto();
         let (dtls, fingerprint) = dtls();
         let mut endpoint = Endpoint::with_dtls(limits, dtls.clone(), true, [1; 32]);
-        let relays = [endpoint.new_relay(), endpoint.new_relay()];
         let server = |transport| RelayServer {
             address: address(200),
             transport,
@@ -83,11 +82,6 @@ impl Target {
             dtls: dtls.clone(),
             ice: IceConfig {
                 hosts: vec![address(1)],
-                stun_servers: vec![address(201)],
-                relays: vec![
-                    (relays[0], server(RelayTransport::Udp)),
-                    (relays[1], server(RelayTransport::Stream)),
-                ],
                 filter: AddressFilter::ALL,
                 relay_only: false,
                 more_to_come: false,
@@ -98,6 +92,11 @@ impl Target {
             Description::parse(&offer.to_string()).map(|read| read.ufrag),
             Ok(offer.ufrag)
         );
+        endpoint.add_stun_server(now, id, address(201));
+        let relays = [
+            endpoint.add_relay(now, id, &server(RelayTransport::Udp))?,
+            endpoint.add_relay(now, id, &server(RelayTransport::Stream))?,
+        ];
         let mut target = Self {
             now,
             endpoint,

@@ -49,8 +49,6 @@ use super::{
 pub(crate) struct Context<'a> {
     /// The time of this turn.
     pub(crate) now: Instant,
-    /// When somebody attended to the endpoint again, the last time that nobody did.
-    pub(crate) returned: Option<Instant>,
     /// The bounds.
     pub(crate) limits: &'a Limits,
     /// Where datagrams go.
@@ -109,6 +107,8 @@ pub(crate) struct Connection {
     setup: Option<Box<Setup>>,
     remote_fingerprint: Option<Fingerprint>,
     last_received: Instant,
+    /// The same after its silence was excused; equal to it until something comes.
+    excused: Option<Instant>,
     /// When a valid packet came from `remote`.
     remote_seen: Instant,
     idle_check: Instant,
@@ -226,6 +226,7 @@ impl Connection {
             setup: None,
             remote_fingerprint: None,
             last_received: cx.now,
+            excused: None,
             remote_seen: cx.now,
             idle_check: cx.now + cx.limits.idle_timeout,
             closing: None,
@@ -464,6 +465,22 @@ impl Connection {
         self.phase = phase;
     }
 
+    /// Nobody listened for at least this long before now, so that silence proves nothing.
+    pub(crate) fn excuse_silence(&mut self, now: Instant, absence: Duration) {
+        // It may have been longer, but a peer that is gone must not be excused for ever: all of its silence is once, and
+        // what is certain after that.
+        if self.last_received < now {
+            self.last_received = match self.excused == Some(self.last_received) {
+                true => now.min(self.last_received + absence),
+                false => now,
+            };
+            self.excused = Some(self.last_received);
+        }
+        if let Ice::Signaled(signaled) = &mut self.ice {
+            signaled.agent.excuse_silence(self.last_received);
+        }
+    }
+
     /// Timers.
     pub(crate) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
         let now = cx.now;
@@ -474,15 +491,8 @@ impl Connection {
             self.end(CloseReason::HandshakeTimedOut(self.phase), cx);
             return;
         }
-        // Silence while nobody listened proves nothing.
-        let silent_since = cx
-            .returned
-            .map_or(self.last_received, |at| at.max(self.last_received));
-        if let (Ice::Signaled(signaled), Some(at)) = (&mut self.ice, cx.returned) {
-            signaled.agent.excuse_silence(at);
-        }
         if self.idle_check <= now {
-            self.idle_check = silent_since + cx.limits.idle_timeout;
+            self.idle_check = self.last_received + cx.limits.idle_timeout;
             if self.idle_check <= now {
                 self.end(CloseReason::TimedOut, cx);
                 return;

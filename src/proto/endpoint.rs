@@ -60,8 +60,6 @@ pub(crate) struct Endpoint {
     subnets: HashMap<[u8; 6], usize>,
     handshakes: usize,
     deadlines: Deadlines,
-    /// The end of the last absence.
-    returned: Option<Instant>,
     reasons: HashMap<ConnectionId, &'static str>,
     touched: Vec<ConnectionId>,
     events: VecDeque<(ConnectionId, Event)>,
@@ -78,7 +76,6 @@ macro_rules! context {
     ($self:ident, $now:expr) => {
         Context {
             now: $now,
-            returned: $self.returned,
             limits: &$self.limits,
             outbox: &mut $self.outbox,
             rng: &mut $self.rng,
@@ -128,7 +125,6 @@ impl Endpoint {
             subnets: HashMap::new(),
             handshakes: 0,
             deadlines: Deadlines::default(),
-            returned: None,
             reasons: HashMap::new(),
             touched: Vec::new(),
             events: VecDeque::new(),
@@ -170,6 +166,25 @@ impl Endpoint {
         }
     }
 
+    /// One datagram that came to a socket of calls: it begins nothing, and connections of webrtc-direct do not hear of it.
+    pub(crate) fn handle_datagram_of_calls(
+        &mut self,
+        now: Instant,
+        local_ip: Option<IpAddr>,
+        remote: SocketAddr,
+        datagram: &[u8],
+    ) {
+        self.counters.datagrams_received += 1;
+        self.counters.bytes_received += datagram.len() as u64;
+        match classify(datagram) {
+            Kind::Stun => self.handle_stun_of_calls(now, local_ip, remote, datagram),
+            Kind::Dtls { client_hello } => {
+                self.handle_dtls_of_calls(now, local_ip, remote, datagram, client_hello);
+            }
+            Kind::Other => self.counters.drop_packet(DropReason::Unclassified),
+        }
+    }
+
     /// The network says that nobody listens at `remote`. Believed only while nothing ever came from there.
     pub(crate) fn handle_unreachable(&mut self, now: Instant, remote: SocketAddr) {
         let Some(id) = self.demux.by_address(remote) else {
@@ -189,8 +204,11 @@ impl Endpoint {
     /// Timers that are due. Datagrams that have come are to be handled first: a deadline is not to judge what they answer.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         let due = self.deadlines.first().map_or(now, |(due, _)| due);
-        if now.saturating_duration_since(due) >= ABSENCE {
-            self.returned = Some(now);
+        let absence = now.saturating_duration_since(due);
+        if absence >= ABSENCE {
+            for connection in self.connections.values_mut() {
+                connection.excuse_silence(now, absence);
+            }
         }
         while let Some(id) = self.deadlines.pop_due(now) {
             self.with(now, id, Connection::handle_timeout);

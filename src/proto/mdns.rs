@@ -36,8 +36,8 @@ pub(crate) struct Name {
 }
 
 impl Name {
-    /// Only one label in `local.`: what browsers make up (section 3.2.1 of the draft). A peer must not learn what the
-    /// resolver of this host says about any other name, nor make it ask.
+    /// Only one label in `local.`, as the names have that browsers make up (section 3.2.1 of the draft); a printer's may
+    /// be the same. A peer must not learn what the resolver of this host says about any other name, nor make it ask.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let label = text.to_ascii_lowercase();
         let label = label.strip_suffix(".local")?;

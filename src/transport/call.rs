@@ -142,13 +142,13 @@ pub(crate) struct Call {
     shared: Arc<CallShared>,
     /// Taken when the connection is given away.
     handle: Option<ConnectionHandle>,
+    /// The hash of our certificate, which no other call has.
     fingerprint: Fingerprint,
     is_libp2p: bool,
     offers: bool,
     /// A description is on its way: our offer to its answer, or the peer's offer to ours.
     is_open: bool,
     is_closed: bool,
-    is_detached: bool,
 }
 
 impl Call {
@@ -166,7 +166,6 @@ impl Call {
             offers,
             is_open: true,
             is_closed: false,
-            is_detached: false,
         }
     }
 
@@ -259,23 +258,12 @@ impl Call {
     pub(crate) fn state(&self) -> CallState {
         self.shared.path()
     }
-
-    /// The hash of our certificate, which no other call has.
-    pub(crate) fn local_fingerprint(&self) -> Fingerprint {
-        self.fingerprint
-    }
-
-    /// Gives up the signaling of a connection that was given away by [`CallEvent::Ready`]: it goes on until its
-    /// [`Connection`](crate::Connection) is dropped. Before that event it is as dropping.
-    pub(crate) fn detach(mut self) {
-        self.is_detached = true;
-    }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
         // Where we still have it, the handle closes the connection.
-        if self.handle.is_none() && !self.is_detached {
+        if self.handle.is_none() {
             self.shared.connection().request_close();
         }
         self.shared.release();

@@ -27,12 +27,15 @@ pub(crate) use self::{
     calls::NewCall,
     handle::{Incoming, Pending, Ready, RetiredSocket, SocketHandle, WeakSocketHandle},
 };
-use self::{sockets::Sockets, table::Table};
+use self::{
+    sockets::{Sockets, Which},
+    table::Table,
+};
 use super::{
     Metrics,
     metrics::Recorder,
     shared::{Request, SocketShared, Wakes},
-    socket::{Sent, Socket},
+    socket::{Datagram, Sent, Socket},
     timer::Timer,
 };
 use crate::proto::{CloseReason, Endpoint, Transmit};
@@ -42,10 +45,6 @@ const MAX_UNREACHABLE: usize = 64;
 
 /// How often events and their consequences may alternate in one turn.
 const MAX_ROUNDS: usize = 8;
-
-/// Pause in receiving after an error that is not ICMP's. Such errors (no memory, interface down) tend to persist, and
-/// asking again at once would burn a core.
-const RECEIVE_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long the last goodbyes may take when nobody uses the socket any more. The core keeps its own, shorter
 /// `close_timeout`; this one holds whatever happens.
@@ -61,8 +60,6 @@ struct Driver {
     /// A transmit that the system did not take, and how much of it is sent.
     unsent: Option<(Transmit, usize)>,
     timer: Timer,
-    /// No receiving before this instant.
-    receive_after: Option<Instant>,
     /// The last instant at which it may still run; set when nobody uses the socket.
     drain_until: Option<Instant>,
     /// Scratch, empty between turns.
@@ -97,7 +94,6 @@ impl Driver {
             recorder: Recorder::new(metrics),
             unsent: None,
             timer: Timer::default(),
-            receive_after: None,
             drain_until: None,
             requests: Vec::new(),
             wakes: Wakes::new(),
@@ -124,7 +120,8 @@ impl Driver {
         self.wake();
         let blocked = self.unsent.is_some();
         let flushed = self.flush(cx, now);
-        if !self.table.has_calls() && self.sockets.close_companion() {
+        // The goodbye of the last call may yet have to leave by it.
+        if flushed.is_ready() && !self.table.has_calls() && self.sockets.close_companion() {
             self.table.set_companion(None);
         }
         // Receiving was left out above.
@@ -184,17 +181,19 @@ impl Driver {
             }
         }
         self.table.poll_hosts(cx, &mut self.endpoint, now);
-        if self.receive_after.is_some_and(|at| now < at) {
-            return false;
-        }
-        self.receive_after = None;
         let endpoint = &mut self.endpoint;
-        let received = self.sockets.receive(cx, |datagram| {
-            endpoint.handle_datagram(now, datagram.local_ip, datagram.remote, datagram.contents);
-        });
-        received.unwrap_or_else(|_| {
-            self.receive_after = Some(now + RECEIVE_PAUSE);
-            false
+        self.sockets.receive(cx, now, |which, datagram| {
+            let Datagram {
+                local_ip,
+                remote,
+                contents,
+            } = datagram;
+            match which {
+                Which::Main => endpoint.handle_datagram(now, local_ip, remote, contents),
+                Which::Companion => {
+                    endpoint.handle_datagram_of_calls(now, local_ip, remote, contents);
+                }
+            }
         })
     }
 
@@ -285,7 +284,10 @@ impl Driver {
     /// Sets the timer for the next deadline.
     fn park(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
         // While the system takes nothing, nothing is received, pause or not.
-        let receive_after = self.receive_after.filter(|_| self.unsent.is_none());
+        let receive_after = self
+            .sockets
+            .receive_after()
+            .filter(|_| self.unsent.is_none());
         let deadline = [
             self.endpoint.poll_timeout().map(|(at, _)| at),
             receive_after,

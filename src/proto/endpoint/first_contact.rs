@@ -46,6 +46,25 @@ impl Endpoint {
         }
     }
 
+    /// STUN at a socket that only calls use.
+    pub(super) fn handle_stun_of_calls(
+        &mut self,
+        now: Instant,
+        local_ip: Option<IpAddr>,
+        remote: SocketAddr,
+        datagram: &[u8],
+    ) {
+        match stun::parse(datagram) {
+            Ok(Message::BindingRequest(request))
+                if self.handle_signaled_check(now, local_ip, remote, &request) => {}
+            Ok(Message::BindingSuccess(response) | Message::BindingError(response))
+                if self.handle_signaled_answer(now, local_ip, remote, &response) => {}
+            Ok(Message::BindingRequest(_)) => self.counters.drop_packet(DropReason::NotListening),
+            Ok(_) => self.counters.drop_packet(DropReason::UnexpectedStun),
+            Err(_) => self.counters.drop_packet(DropReason::MalformedStun),
+        }
+    }
+
     fn handle_response(
         &mut self,
         now: Instant,

@@ -101,6 +101,37 @@ impl Endpoint {
         }
     }
 
+    /// DTLS at a socket that only calls use.
+    pub(super) fn handle_dtls_of_calls(
+        &mut self,
+        now: Instant,
+        local_ip: Option<IpAddr>,
+        remote: SocketAddr,
+        datagram: &[u8],
+        client_hello: bool,
+    ) {
+        if datagram.len() > MAX_DATAGRAM {
+            self.counters.drop_packet(DropReason::OversizedDtls);
+            return;
+        }
+        self.bury_ended(now, remote);
+        let arrival = Arrival {
+            path: Path { remote, local_ip },
+            datagram,
+            client_hello,
+            hello: None,
+        };
+        let call = self.demux.by_address(remote).filter(|id| {
+            let connection = self.connections.get(id);
+            connection.is_some_and(|connection| connection.is_signaled())
+        });
+        match call {
+            Some(id) => self.pass_on(now, id, &arrival),
+            None if !client_hello && self.repeat_goodbye(now, local_ip, remote, None) => {}
+            None => self.counters.drop_packet(DropReason::UncheckedAddress),
+        }
+    }
+
     /// The connection that has this address from now on: its peer checked from there before the connection began. A
     /// browser with two networks checks on both, and may go on with the other one at any moment.
     fn other_address(&mut self, now: Instant, arrival: &Arrival<'_>) -> Option<ConnectionId> {

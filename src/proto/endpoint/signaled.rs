@@ -17,18 +17,12 @@ use crate::proto::{
     connection::{Call, SignalError},
     error::DropReason,
     event::{ChannelId, ConnectionId, Write},
-    ice::{CandidateUse, MAX_SERVERS, RelayId, RelayServer, RelayTransmit, RouteChange},
+    ice::{CandidateUse, RelayId, RelayServer, RelayTransmit, RouteChange},
     sdp::Description,
     stun::{BindingRequest, BindingResponse},
 };
 
 impl Endpoint {
-    /// A name for a flow to a TURN server, to be used in the [`Call`] and for what the flow carries.
-    pub(crate) fn new_relay(&mut self) -> RelayId {
-        self.next_relay += 1;
-        RelayId(self.next_relay)
-    }
-
     /// Begins a connection by describing our side; the answer goes to [`Self::accept_answer`].
     pub(crate) fn offer(
         &mut self,
@@ -58,17 +52,13 @@ impl Endpoint {
     fn begin_call(
         &mut self,
         now: Instant,
-        mut call: Call,
+        call: Call,
         offers: bool,
     ) -> Result<ConnectionId, SignalError> {
         if self.connections.len() >= self.limits.max_connections {
             return Err(SignalError::TooMany);
         }
         let id = self.new_id();
-        call.ice.relays.truncate(MAX_SERVERS);
-        for (relay, _) in &call.ice.relays {
-            self.demux.insert_relay(*relay, id);
-        }
         let connection = Connection::signaled(call, offers, &mut context!(self, now));
         self.connections.insert(id, Box::new(connection));
         self.touch(id);
@@ -154,7 +144,8 @@ impl Endpoint {
         id: ConnectionId,
         server: &RelayServer,
     ) -> Option<RelayId> {
-        let relay = self.new_relay();
+        self.next_relay += 1;
+        let relay = RelayId(self.next_relay);
         let added = self.with(now, id, |connection, cx| {
             connection.add_relay(relay, server, cx.now)
         });

@@ -167,13 +167,17 @@ impl Generation {
         self.handle_timeout(now);
     }
 
-    /// One more candidate of ours; gives it as the peer is to be told.
+    /// One more candidate of ours; gives it as the peer is to be told. None: it is not used.
     pub(super) fn add_local(&mut self, local: Local) -> Option<Candidate> {
         let candidate = local.to_engine()?;
         let text = if local.kind == CandidateKind::ServerReflexive {
             // Nothing is sent from it but by its base, which is a candidate already: only the peer needs it.
             candidate.to_sdp_string()
         } else {
+            // The peer's may have come first.
+            if (self.locals + 1) * self.remotes.len() > MAX_PAIRS {
+                return None;
+            }
             self.locals += 1;
             self.engine.add_local_candidate(candidate)?.to_sdp_string()
         };

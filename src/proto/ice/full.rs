@@ -100,7 +100,7 @@ impl FullAgent {
         let mut this = Self {
             filter: config.filter,
             relay_only: config.relay_only,
-            stun_servers: config.stun_servers,
+            stun_servers: Vec::new(),
             tie_breaker,
             locals: Vec::new(),
             current: Generation::new(0, credentials, controlling, tie_breaker, cx.now),
@@ -117,10 +117,6 @@ impl FullAgent {
             events: VecDeque::new(),
             routes,
         };
-        this.stun_servers.truncate(MAX_SERVERS);
-        for (id, server) in &config.relays {
-            this.add_relay(*id, server, cx.now);
-        }
         for host in config.hosts {
             this.add_host(host, cx);
         }

@@ -21,7 +21,7 @@ use rand::{Rng, RngExt as _, distr::Alphanumeric};
 pub(crate) use self::relay::Cutter;
 pub(crate) use self::{
     full::{FullAgent, IceEvent},
-    relay::{RelayId, RelayServer, RelayTransmit, RelayTransport},
+    relay::{RefreshAnswer, RelayId, RelayServer, RelayTransmit, RelayTransport},
 };
 use super::stun::TransactionId;
 
@@ -108,15 +108,11 @@ impl AddressFilter {
 pub(crate) struct IceConfig {
     /// Our addresses on the socket of the endpoint.
     pub(crate) hosts: Vec<SocketAddr>,
-    /// STUN servers to ask how we look from outside.
-    pub(crate) stun_servers: Vec<SocketAddr>,
-    /// TURN servers, each with the name of the flow that leads to it.
-    pub(crate) relays: Vec<(RelayId, RelayServer)>,
     /// Which addresses of the peer may be tried.
     pub(crate) filter: AddressFilter,
     /// Only relayed candidates are told and used: our addresses stay hidden.
     pub(crate) relay_only: bool,
-    /// Further servers and addresses will come: the end of our candidates waits for
+    /// Servers and further addresses will come: the end of our candidates waits for
     /// [`FullAgent::set_more_to_come`].
     pub(crate) more_to_come: bool,
 }

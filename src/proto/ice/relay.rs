@@ -155,6 +155,26 @@ impl Cutter {
     }
 }
 
+/// Looks for the answer to a Refresh, be it a success or an error, in a stream that nobody cuts into messages any more.
+///
+/// It looks for no more than the header. A peer whose data has one in it ends the wait for the true one, and the
+/// allocation may then last until its lifetime is over.
+#[derive(Debug, Default)]
+pub(crate) struct RefreshAnswer {
+    last_bytes: u64,
+}
+
+impl RefreshAnswer {
+    /// Whether it is in these bytes, which follow those of the call before.
+    pub(crate) fn is_in(&mut self, bytes: &[u8]) -> bool {
+        bytes.iter().any(|byte| {
+            self.last_bytes = (self.last_bytes << 8) | u64::from(*byte);
+            // Type, length and magic cookie; the length and the bit of errors may be anything.
+            self.last_bytes & !0x0010_ffff_0000_0000 == 0x0104_0000_2112_a442
+        })
+    }
+}
+
 /// Runs the client without its log: what a server says belongs to no level of ours.
 fn muted<T>(act: impl FnOnce() -> T) -> T {
     tracing::dispatcher::with_default(&tracing::Dispatch::none(), act)
@@ -437,6 +457,21 @@ mod tests {
         assert_eq!(cut(&[&stream]), (expected.clone(), Ok(())));
         let bytes: Vec<_> = stream.chunks(1).collect();
         assert_eq!(cut(&bytes), (expected, Ok(())));
+    }
+
+    #[test]
+    fn the_answer_to_a_refresh_is_found_wherever_it_begins_and_no_other_message_is() {
+        let begins = |kind| [&[7; 5][..], &[1, kind, 0, 80, 0x21, 0x12, 0xa4, 0x42]].concat();
+        let found = |bytes: &[u8], pieces| {
+            let mut answer = RefreshAnswer::default();
+            bytes.chunks(pieces).any(|piece| answer.is_in(piece))
+        };
+        for pieces in [1, 3, 100] {
+            // The success and the error; the answers to an Allocate, a Binding, a ChannelBind.
+            for (kind, is_one) in [(4, true), (0x14, true), (3, false), (1, false), (9, false)] {
+                assert_eq!(found(&begins(kind), pieces), is_one, "{kind} in {pieces}");
+            }
+        }
     }
 
     #[test]

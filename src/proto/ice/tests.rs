@@ -11,6 +11,7 @@ use super::{
 };
 use crate::proto::{
     candidate::{Candidate, CandidateKind},
+    sdp::MAX_CANDIDATES,
     stun::{self, Message},
 };
 
@@ -107,6 +108,19 @@ fn two_ends_agree_on_a_path_of_ipv6_where_they_have_both() {
     let here = (address("[2001:db8::1]:4000"), address("[2001:db8::2]:4000"));
     assert_eq!(ends[0].selected(), Some(here));
     assert_eq!(ends[1].selected(), Some((here.1, here.0)));
+}
+
+#[test]
+fn candidates_of_ours_that_come_late_make_no_more_pairs_than_there_may_be() {
+    let (mut ends, _) = pair([true, false]);
+    for last in 1..MAX_CANDIDATES {
+        let text = format!("candidate:1 1 udp 1 10.1.0.{last} 4000 typ host");
+        let used = ends[0].add_remote(&Candidate::parse(&text).unwrap(), AddressFilter::ALL);
+        assert_eq!(used, CandidateUse::Taken);
+    }
+    let late = (1..9).filter_map(|last| ends[0].add_local(host(&format!("10.0.1.{last}:4000"))));
+    // Two of ours and 64 of the peer's are 128 pairs.
+    assert_eq!(late.count(), 1);
 }
 
 #[test]

@@ -260,6 +260,22 @@ fn when_both_hosts_stood_still_for_an_hour_their_connection_goes_on() {
 }
 
 #[test]
+fn a_host_that_stands_still_again_and_again_notices_that_its_peer_is_gone() {
+    let mut pair = Pair::new(ms(RTT));
+    let dialer = pair.dialer;
+    pair.run(secs(10));
+    pair.sim.set_filter(|_| false);
+    // A third of the time it listens, and 25 seconds of silence are enough.
+    for _ in 0..12 {
+        pair.run(secs(3));
+        pair.sim.sleep(dialer.node);
+        pair.run(secs(6));
+        pair.sim.wake(dialer.node);
+    }
+    assert_eq!(pair.closed(dialer), Some(CloseReason::TimedOut));
+}
+
+#[test]
 fn dropping_an_inbound_stream_that_was_never_taken_refuses_it() {
     let mut pair = Pair::new(ms(RTT));
     let (dialer, listener) = (pair.dialer, pair.listener);

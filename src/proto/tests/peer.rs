@@ -86,6 +86,8 @@ pub(super) struct Peer {
     pub(super) noise: bool,
     /// Never be authenticated.
     pub(super) stuck: bool,
+    /// Its socket is one that only calls use.
+    pub(super) for_calls: bool,
     /// Inbound streams that are taken and not read.
     pub(super) unread: BTreeSet<u16>,
     /// Connections since the start.
@@ -105,6 +107,7 @@ impl Peer {
             accept: Accept::Echo,
             noise: false,
             stuck: false,
+            for_calls: false,
             unread: BTreeSet::new(),
             connections: BTreeMap::new(),
             phases: Vec::new(),

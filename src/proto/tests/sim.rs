@@ -373,8 +373,11 @@ impl Sim {
                 peer.endpoint.handle_relay(now, relay, contents);
             }
             Program::Peer(peer) => {
-                peer.endpoint
-                    .handle_datagram(now, Some(host.address.ip()), from, contents);
+                let (endpoint, ip) = (&mut peer.endpoint, Some(host.address.ip()));
+                match peer.for_calls {
+                    true => endpoint.handle_datagram_of_calls(now, ip, from, contents),
+                    false => endpoint.handle_datagram(now, ip, from, contents),
+                }
             }
             Program::Raw(raw) => raw.handle_datagram(now, from, contents),
         }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    fmt,
+    fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{
         Arc, Mutex, PoisonError,
@@ -15,6 +15,7 @@ use libp2p_identity::Keypair;
 
 use super::{
     Application, Call, CallConfig, CallError, IceServer, Names, SocketHandle, servers::Servers,
+    tls::Tls,
 };
 use crate::{
     proto::{Identity, ice::AddressFilter, sdp::Description},
@@ -56,10 +57,16 @@ struct Inner {
 struct Sockets {
     factory: Arc<SocketFactory>,
     names: Names,
-    /// The sockets that answers share where no transport listens.
-    answering: Mutex<Option<WeakSocketHandle>>,
+    tls: Arc<Tls>,
+    answering: Mutex<Answering>,
+}
+
+/// The sockets that answers share where no transport listens.
+#[derive(Default)]
+struct Answering {
+    shared: Option<WeakSocketHandle>,
     /// The same, where its port was chosen: nobody else shall have it in between.
-    kept: Mutex<Option<SocketHandle>>,
+    kept: Option<SocketHandle>,
 }
 
 /// What the driver needs for a call besides the call itself.
@@ -78,7 +85,7 @@ pub(crate) struct Help {
 }
 
 impl Help {
-    fn new(config: &CallConfig, names: &Names, servers: &[IceServer]) -> Self {
+    fn new(config: &CallConfig, sockets: &Sockets, servers: &[IceServer]) -> Self {
         let announced = config.announced.clone();
         let is_foreign = |ip: &IpAddr| std::net::UdpSocket::bind((*ip, 0)).is_err();
         Self {
@@ -86,8 +93,8 @@ impl Help {
             announced,
             relay_only: config.relay_only,
             filter: config.filter,
-            names: config.mdns.then(|| names.clone()),
-            servers: Arc::new(Servers::new(servers, config)),
+            names: config.mdns.then(|| sockets.names.clone()),
+            servers: Arc::new(Servers::new(servers, Arc::clone(&sockets.tls))),
         }
     }
 
@@ -143,16 +150,22 @@ impl Caller {
         factory: Arc<SocketFactory>,
         names: Names,
     ) -> Self {
+        // Here the owner of the host is told; servers that come later may come from anybody.
+        let is_useless = |server: &&IceServer| server.is_turn() && !server.has_credentials();
+        for server in config.servers.iter().filter(is_useless) {
+            tracing::warn!(%server, "the TURN server will not be used: it has no valid credentials");
+        }
+        let sockets = Sockets {
+            factory,
+            names,
+            tls: Arc::new(Tls::new(&config)),
+            answering: Mutex::default(),
+        };
         Self {
-            help: Arc::new(Help::new(&config, &names, &config.servers)),
+            help: Arc::new(Help::new(&config, &sockets, &config.servers)),
             inner: Arc::new(Inner {
                 config,
-                sockets: Arc::new(Sockets {
-                    factory,
-                    names,
-                    answering: Mutex::default(),
-                    kept: Mutex::default(),
-                }),
+                sockets: Arc::new(sockets),
                 calls: Arc::default(),
             }),
         }
@@ -172,11 +185,7 @@ impl Caller {
     pub fn with_servers(&self, servers: &[IceServer]) -> Self {
         Self {
             inner: Arc::clone(&self.inner),
-            help: Arc::new(Help::new(
-                &self.inner.config,
-                &self.inner.sockets.names,
-                servers,
-            )),
+            help: Arc::new(Help::new(&self.inner.config, &self.inner.sockets, servers)),
         }
     }
 
@@ -253,16 +262,14 @@ impl Caller {
             .answering
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(socket) = answering.as_ref().and_then(WeakSocketHandle::upgrade) {
+        let shared = answering.shared.as_ref();
+        if let Some(socket) = shared.and_then(WeakSocketHandle::upgrade) {
             return Ok(socket);
         }
         let port = self.inner.config.port;
         let socket = self.bind(port)?;
-        *answering = Some(socket.downgrade());
-        if port != 0 {
-            let mut kept = sockets.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            *kept = Some(socket.clone());
-        }
+        answering.shared = Some(socket.downgrade());
+        answering.kept = (port != 0).then(|| socket.clone());
         Ok(socket)
     }
 
@@ -272,8 +279,10 @@ impl Caller {
         factory
             .bind((Ipv4Addr::UNSPECIFIED, port).into(), false)
             .or_else(|error| match error {
-                // There are hosts without IPv4.
-                Error::Io(_) => factory.bind((Ipv6Addr::UNSPECIFIED, port).into(), false),
+                // There are hosts without IPv4. A port that another program has is the fault of the settings.
+                Error::Io(error) if error.kind() != io::ErrorKind::AddrInUse => {
+                    factory.bind((Ipv6Addr::UNSPECIFIED, port).into(), false)
+                }
                 error => Err(error),
             })
     }

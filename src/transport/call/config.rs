@@ -1,14 +1,16 @@
 //! Settings of calls: [`CallConfig`].
 
 use std::net::IpAddr;
-#[cfg(feature = "gateway")]
+#[cfg(feature = "websocket")]
 use std::path::PathBuf;
 
 use super::server::IceServer;
 use crate::proto::ice::AddressFilter;
+#[cfg(feature = "websocket")]
+use crate::websocket::TlsRoots;
 
-/// Calls of one [`Caller`](super::Caller) at once: each costs some 100 KiB while data runs, a certificate and a socket or
-/// two at most.
+/// Calls of one [`Caller`](super::Caller) at once: each costs some 100 KiB while data runs and a certificate, two sockets
+/// where it offers, and one more and up to 300 KiB for each TURN server it uses.
 const MAX_CALLS: usize = 1024;
 
 /// Settings of a [`Caller`](super::Caller).
@@ -39,8 +41,8 @@ pub struct CallConfig {
     pub(super) filter: AddressFilter,
     pub(super) max_calls: usize,
     pub(super) mdns: bool,
-    #[cfg(feature = "gateway")]
-    pub(super) tls_roots: Option<PathBuf>,
+    #[cfg(feature = "websocket")]
+    pub(super) tls_roots: TlsRoots,
 }
 
 impl Default for CallConfig {
@@ -60,8 +62,8 @@ impl CallConfig {
             filter: AddressFilter::ALL,
             max_calls: MAX_CALLS,
             mdns: true,
-            #[cfg(feature = "gateway")]
-            tls_roots: None,
+            #[cfg(feature = "websocket")]
+            tls_roots: TlsRoots::default(),
         }
     }
 
@@ -129,10 +131,10 @@ impl CallConfig {
     }
 
     /// Judges `turns:` servers by the certificates in this PEM file instead of those that the system trusts. It is read
-    /// when the first such server is asked; where that fails the server is not used, and a warning says so.
-    #[cfg(feature = "gateway")]
+    /// when the first such server is asked; where that fails the server is not used.
+    #[cfg(feature = "websocket")]
     pub fn with_tls_roots(mut self, file: impl Into<PathBuf>) -> Self {
-        self.tls_roots = Some(file.into());
+        self.tls_roots = TlsRoots::File(file.into());
         self
     }
 }

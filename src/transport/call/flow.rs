@@ -8,19 +8,20 @@ use std::{
     future::poll_fn,
     io,
     net::IpAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use futures::future::{Either, select};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::UdpSocket,
-    time::timeout,
+    time::sleep,
 };
 
-use crate::transport::shared::RelayShared;
+use crate::{proto::ice::RefreshAnswer, transport::shared::RelayShared};
 
 /// Read at once: the largest datagram that means anything, and enough of a stream to be worth a call.
 const READ_SIZE: usize = 16 * 1024;
@@ -28,8 +29,8 @@ const READ_SIZE: usize = 16 * 1024;
 /// Reads in one turn of the task.
 const MAX_READS: usize = 64;
 
-/// How long the last messages may take when the call has ended: the server gives the allocation up by itself, so they
-/// are worth no more than this.
+/// How long the last messages and their answer may take when the call has ended, and what waits before them: the server
+/// gives the allocation up by itself, so they are worth no more than this.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A stream of bytes to a server.
@@ -58,22 +59,30 @@ impl Flow {
     pub(crate) async fn run(self, shared: Arc<RelayShared>) {
         let mut pump = Pump {
             flow: self,
-            shared,
+            shared: Arc::clone(&shared),
             sending: Vec::new(),
             sent: 0,
             is_done: false,
+            answer: RefreshAnswer::default(),
+            is_answered: false,
             buffer: vec![0; READ_SIZE].into_boxed_slice(),
         };
-        let result = poll_fn(|cx| pump.poll(cx)).await;
-        if let Err(error) = &result {
-            tracing::debug!(%error, "the way to a TURN server has ended");
-        } else if timeout(FAREWELL, poll_fn(|cx| pump.poll_farewell(cx)))
-            .await
-            .is_err()
-        {
-            tracing::debug!("a TURN server takes no goodbye");
+        let work = pin!(async {
+            poll_fn(|cx| pump.poll(cx)).await?;
+            poll_fn(|cx| pump.poll_farewell(cx)).await
+        });
+        let patience = pin!(async {
+            poll_fn(|cx| shared.poll_closing(cx)).await;
+            sleep(FAREWELL).await;
+        });
+        match select(work, patience).await {
+            Either::Left((Ok(()), _)) => {}
+            Either::Left((Err(error), _)) => {
+                tracing::debug!(%error, "the way to a TURN server has ended");
+            }
+            Either::Right(_) => tracing::debug!("a TURN server takes no goodbye"),
         }
-        pump.shared.end();
+        shared.end();
     }
 }
 
@@ -86,6 +95,9 @@ struct Pump {
     sent: usize,
     /// There will be nothing more to send.
     is_done: bool,
+    /// To the last message, which gives the allocation back.
+    answer: RefreshAnswer,
+    is_answered: bool,
     buffer: Box<[u8]>,
 }
 
@@ -105,12 +117,27 @@ impl Pump {
         Poll::Pending
     }
 
-    /// Sends what is left. Messages that are asked for in the meantime are none: the call has ended.
-    fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.flow {
-            Flow::Udp(_) => Poll::Ready(()),
-            Flow::Stream(stream, _) => Pin::new(stream).poll_shutdown(cx).map(|_| ()),
+    /// Sends what is left and waits for the answer: coturn drops a message if it reads the end of a TLS stream right
+    /// behind it, and any server may if the stream breaks because we have not read what it sent. Only then is the stream
+    /// ended.
+    fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Flow::Stream(stream, _) = &mut self.flow else {
+            return Poll::Ready(Ok(()));
+        };
+        let mut stream = Pin::new(stream);
+        for _ in 0..MAX_READS {
+            if self.is_answered {
+                return stream.poll_shutdown(cx);
+            }
+            // It is read meanwhile: a server may not take anything before it got rid of its own.
+            let _flushed = stream.as_mut().poll_flush(cx)?;
+            let mut buffer = ReadBuf::new(&mut self.buffer);
+            ready!(stream.as_mut().poll_read(cx, &mut buffer))?;
+            let bytes = buffer.filled();
+            self.is_answered = bytes.is_empty() || self.answer.is_in(bytes);
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Sends all there is. Ready when there will be no more.
@@ -189,4 +216,87 @@ fn is_transient(error: &io::Error) -> bool {
             | NetworkUnreachable
             | PermissionDenied
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        time::{Instant, timeout},
+    };
+
+    use super::*;
+    use crate::{
+        proto::ice::RelayId,
+        transport::shared::{SocketShared, StreamLimits},
+    };
+
+    /// How the answer to a Refresh begins.
+    const ANSWER: [u8; 8] = [0x01, 0x04, 0, 8, 0x21, 0x12, 0xa4, 0x42];
+
+    /// A flow whose other end takes `room` bytes and reads nothing.
+    fn stuck(room: usize) -> (Flow, Arc<RelayShared>, tokio::io::DuplexStream) {
+        let (ours, theirs) = tokio::io::duplex(room);
+        let socket = SocketShared::new(([127, 0, 0, 1], 1).into(), StreamLimits::default());
+        let shared = RelayShared::new(socket, RelayId(1), None);
+        (Flow::Stream(Box::new(ours), None), shared, theirs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_takes_nothing_holds_no_flow_whose_call_has_ended() {
+        let (flow, shared, _theirs) = stuck(10);
+        shared.push_outbound(vec![0; 1000]);
+        let mut running = pin!(flow.run(Arc::clone(&shared)));
+        assert!((&mut running).now_or_never().is_none());
+        shared.close();
+        let ended = timeout(2 * FAREWELL, running).await;
+        assert!(ended.is_ok(), "it waits for the server");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_ends_when_the_last_message_is_answered_and_not_before() {
+        let (flow, shared, mut theirs) = stuck(1000);
+        let begun = Instant::now();
+        shared.push_outbound(vec![7; 100]);
+        shared.close();
+        let mut running = pin!(flow.run(Arc::clone(&shared)));
+        assert!((&mut running).now_or_never().is_none());
+        theirs.read_exact(&mut [0; 100]).await.unwrap();
+        // Data of the peer, the middle of a message first; none of it is the answer.
+        theirs
+            .write_all(&[&[9; 99], &ANSWER[..7]].concat())
+            .await
+            .unwrap();
+        assert!((&mut running).now_or_never().is_none());
+        let ended = theirs.read(&mut [0]).now_or_never();
+        assert!(ended.is_none(), "it does not wait for the answer");
+        theirs.write_all(&ANSWER[7..]).await.unwrap();
+        let (_, end) = futures::future::join(running, theirs.read(&mut [0])).await;
+        assert_eq!((end.unwrap(), begun.elapsed()), (0, Duration::ZERO));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_the_server_ends_waits_for_no_answer() {
+        let (flow, shared, theirs) = stuck(1000);
+        let begun = Instant::now();
+        shared.close();
+        drop(theirs);
+        flow.run(shared).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_server_gets_the_last_messages() {
+        let (flow, shared, mut theirs) = stuck(10);
+        shared.push_outbound(vec![7; 1000]);
+        let mut running = pin!(flow.run(Arc::clone(&shared)));
+        assert!((&mut running).now_or_never().is_none());
+        shared.push_outbound(vec![8; 1000]);
+        shared.close();
+        let mut read = Vec::new();
+        let (_, end) = futures::future::join(running, theirs.read_to_end(&mut read)).await;
+        assert_eq!(end.unwrap(), 2000);
+        assert!(read.ends_with(&[8; 1000]));
+    }
 }

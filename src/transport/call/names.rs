@@ -31,7 +31,7 @@ const MAX_MESSAGE: usize = 9000;
 #[derive(Clone, Debug)]
 pub(crate) struct Names {
     group: SocketAddrV4,
-    /// In place of the interfaces of the host.
+    /// In place of the interfaces of the host, where there are any.
     via: Option<Ipv4Addr>,
     places: Arc<Semaphore>,
 }
@@ -67,10 +67,10 @@ impl Names {
             IpAddr::V4(ip) => Some(*ip),
             IpAddr::V6(_) => None,
         });
-        let via: Vec<_> = match self.via {
-            Some(via) => vec![via],
-            None => v4.take(MAX_INTERFACES).collect(),
-        };
+        let mut via: Vec<_> = v4.take(MAX_INTERFACES).collect();
+        if let (Some(other), false) = (self.via, via.is_empty()) {
+            via = vec![other];
+        }
         let found = self.ask(name, &via).await;
         found.unwrap_or_else(|error| {
             tracing::debug!(%error, "names of peers cannot be looked up");
@@ -129,6 +129,8 @@ impl Names {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     /// A group on loopback with a port that nobody else has.
@@ -166,6 +168,9 @@ pub(super) mod tests {
         }
     }
 
+    /// What a host has, of which the group on loopback is asked instead.
+    const INTERFACES: [IpAddr; 1] = [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))];
+
     fn name() -> Name {
         Name::parse("768527e2-58b4-45e7-8822-d3e36f19e808.local").unwrap()
     }
@@ -176,7 +181,7 @@ pub(super) mod tests {
         let address = Ipv4Addr::new(192, 0, 2, 9);
         let answering = tokio::spawn(answer_for(names.clone(), name(), address, 1));
         // The question may come before the other side listens; then the second finds it.
-        let found = names.find(&name(), &[]).await;
+        let found = names.find(&name(), &INTERFACES).await;
         assert_eq!(found, Some(address.into()));
         answering.abort();
     }
@@ -188,8 +193,11 @@ pub(super) mod tests {
         let address = Ipv4Addr::new(192, 0, 2, 9);
         let answering = tokio::spawn(answer_for(names.clone(), name(), address, 2));
         tokio::task::yield_now().await;
-        let (found, nothing) =
-            futures::future::join(names.find(&name(), &[]), names.find(&other, &[])).await;
+        let (found, nothing) = futures::future::join(
+            names.find(&name(), &INTERFACES),
+            names.find(&other, &INTERFACES),
+        )
+        .await;
         assert_eq!((found, nothing), (Some(address.into()), None));
         answering.abort();
     }
@@ -197,9 +205,17 @@ pub(super) mod tests {
     #[tokio::test]
     async fn only_so_many_names_are_looked_up_at_once() {
         let names = Names::in_group(group(), Ipv4Addr::LOCALHOST);
-        let all = names.places.try_acquire_many(32).unwrap();
-        assert_eq!(names.find(&name(), &[]).await, None);
-        drop(all);
+        let address = Ipv4Addr::new(192, 0, 2, 9);
+        let answering = tokio::spawn(answer_for(names.clone(), name(), address, 1));
+        let others: Vec<_> = (0..MAX_LOOKUPS)
+            .map(|_| names.places.try_acquire().unwrap())
+            .collect();
+        let refused = names.find(&name(), &INTERFACES).now_or_never();
+        assert_eq!(refused, Some(None), "it is not even asked for");
+        drop(others);
+        let found = names.find(&name(), &INTERFACES).await;
+        assert_eq!(found, Some(address.into()));
         assert_eq!(names.places.available_permits(), MAX_LOOKUPS);
+        answering.abort();
     }
 }

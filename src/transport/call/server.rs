@@ -30,7 +30,7 @@ pub(super) enum Kind {
 /// | `stun:stun.example.org`, `stun:192.0.2.1:3478` | STUN over UDP |
 /// | `turn:turn.example.org`, `turn:turn.example.org:3478?transport=udp` | TURN over UDP |
 /// | `turn:[2001:db8::1]:3478?transport=tcp` | TURN over TCP |
-/// | `turns:turn.example.org`, `turns:turn.example.org:443?transport=tcp` | TURN over TLS; with the feature `gateway` only |
+/// | `turns:turn.example.org`, `turns:turn.example.org:443?transport=tcp` | TURN over TLS; with the feature `websocket` only |
 ///
 /// Without a port it is 3478, and 5349 for `turns:`. TURN servers need [credentials](Self::with_credentials). Names are
 /// resolved by the system, anew for every connection.
@@ -63,7 +63,7 @@ pub enum IceServerError {
     )]
     Transport,
     /// `turns:` needs TLS, which this build does not have.
-    #[error("turns: needs TLS, which is part of the feature \"gateway\"")]
+    #[error("turns: needs TLS, which is part of the feature \"websocket\"")]
     NoTls,
 }
 
@@ -115,7 +115,7 @@ impl FromStr for IceServer {
             ("stun" | "turns", _) => return Err(IceServerError::Transport),
             _ => return Err(IceServerError::Scheme),
         };
-        if kind == Kind::TurnTls && !cfg!(feature = "gateway") {
+        if kind == Kind::TurnTls && !cfg!(feature = "websocket") {
             return Err(IceServerError::NoTls);
         }
         let (host, port) = split_port(authority)?;
@@ -208,7 +208,7 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "gateway")]
+    #[cfg(feature = "websocket")]
     #[test]
     fn tls_has_a_port_of_its_own() {
         assert_eq!(
@@ -221,12 +221,12 @@ mod tests {
         );
     }
 
-    #[cfg(not(feature = "gateway"))]
+    #[cfg(not(feature = "websocket"))]
     #[test]
     fn tls_is_refused_with_the_feature_that_has_it() {
         let error = read("turns:a.b").unwrap_err();
         assert_eq!(error, IceServerError::NoTls);
-        assert!(error.to_string().contains("gateway"));
+        assert!(error.to_string().contains("websocket"));
     }
 
     #[test]

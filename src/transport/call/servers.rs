@@ -18,7 +18,6 @@ use tokio::{
 };
 
 use super::{
-    config::CallConfig,
     flow::{ByteStream, Flow},
     server::{IceServer, Kind},
     tls::Tls,
@@ -40,22 +39,22 @@ const MAX_ADDRESSES: usize = 4;
 pub(super) struct Servers {
     /// At most `MAX_SERVERS` of each kind.
     servers: Vec<IceServer>,
-    tls: Tls,
+    tls: Arc<Tls>,
 }
 
 impl Servers {
-    /// Those of the configuration that can be used.
-    pub(super) fn new(servers: &[IceServer], config: &CallConfig) -> Self {
+    /// Those that can be used.
+    pub(super) fn new(servers: &[IceServer], tls: Arc<Tls>) -> Self {
         let (turn, stun): (Vec<_>, Vec<_>) = servers.iter().cloned().partition(IceServer::is_turn);
         let (usable, useless): (Vec<_>, Vec<_>) =
             turn.into_iter().partition(IceServer::has_credentials);
         for server in useless {
-            tracing::warn!(%server, "the TURN server is not used: it has no valid credentials");
+            tracing::debug!(%server, "the TURN server is not used: it has no valid credentials");
         }
         let stun = stun.into_iter().take(MAX_SERVERS);
         Self {
             servers: stun.chain(usable.into_iter().take(MAX_SERVERS)).collect(),
-            tls: Tls::new(config),
+            tls,
         }
     }
 

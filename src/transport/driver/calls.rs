@@ -106,8 +106,9 @@ pub(super) struct Call {
     /// Servers in use, by their number: STUN servers, and TURN servers by their flows.
     stun: BTreeSet<usize>,
     pub(super) relays: BTreeMap<RelayId, (usize, Arc<RelayShared>)>,
-    /// Names that were looked up in this generation.
+    /// Names that were looked up in this generation, and those that yet have to be.
     looked_up: usize,
+    unasked: Vec<(Name, Candidate)>,
     /// The channel of messages.
     pub(super) messages: Option<Messages>,
     /// Why we close it.
@@ -186,8 +187,6 @@ impl Table {
             fingerprint: new.fingerprint,
             ice: IceConfig {
                 hosts: self.calls.hosts.addresses(&help.announced),
-                stun_servers: Vec::new(),
-                relays: Vec::new(),
                 filter: help.filter,
                 relay_only: help.relay_only,
                 more_to_come: help.has_servers() || !self.calls.hosts.are_known(),
@@ -238,6 +237,7 @@ impl Table {
             stun: BTreeSet::new(),
             relays: BTreeMap::new(),
             looked_up: 0,
+            unasked: Vec::new(),
             messages: None,
             refused: None,
             _place: place,
@@ -341,7 +341,7 @@ impl Table {
                 let Some(call) = self.call_mut(id) else {
                     return;
                 };
-                call.looked_up = 0;
+                (call.looked_up, call.unasked) = (0, Vec::new());
                 call.describe(&description, is_offer, wakes);
                 call.find_servers();
                 self.tell_whether_all_is_known(endpoint, now, id);
@@ -395,27 +395,42 @@ impl Table {
 
     /// A candidate hides its address behind a name.
     fn look_up(&mut self, candidate: Candidate, id: ConnectionId) {
-        let interfaces = self.calls.hosts.ips().to_vec();
         let Some(call) = self.call_mut(id) else {
             return;
         };
-        let Host::Name(name) = &candidate.host else {
+        let name = match &candidate.host {
+            Host::Name(name) if call.help.names.is_some() => Name::parse(name),
+            _ => None,
+        };
+        let Some(name) = name.filter(|_| candidate.udp && call.looked_up < MAX_LOOKUPS) else {
             return;
         };
-        let (Some(names), Some(name)) = (&call.help.names, Name::parse(name)) else {
-            return;
-        };
-        if call.looked_up >= MAX_LOOKUPS || !candidate.udp {
-            return;
-        }
         call.looked_up += 1;
-        let (names, shared) = (names.clone(), Arc::clone(&call.shared));
-        call.tasks.spawn(async move {
-            if let Some(address) = names.find(&name, &interfaces).await {
-                let found = Box::new(candidate.resolved(address));
-                shared.push(Input::Candidate(found));
-            }
-        });
+        call.unasked.push((name, candidate));
+        // Names of the first offer come before the interfaces are known, and it is them that are asked on.
+        if self.calls.hosts.are_known() {
+            self.ask_for_names(id);
+        }
+    }
+
+    /// Begins to look up what is to be.
+    pub(super) fn ask_for_names(&mut self, id: ConnectionId) {
+        let interfaces: Arc<[IpAddr]> = self.calls.hosts.ips().into();
+        let Some(call) = self.call_mut(id) else {
+            return;
+        };
+        for (name, candidate) in std::mem::take(&mut call.unasked) {
+            let Some(names) = call.help.names.clone() else {
+                return;
+            };
+            let (interfaces, shared) = (Arc::clone(&interfaces), Arc::clone(&call.shared));
+            call.tasks.spawn(async move {
+                if let Some(address) = names.find(&name, &interfaces).await {
+                    let found = Box::new(candidate.resolved(address));
+                    shared.push(Input::Candidate(found));
+                }
+            });
+        }
     }
 
     /// Passes on what the core reports of a call; gives back what is reported of any connection.
@@ -455,8 +470,8 @@ impl Table {
             }
             Event::PathLost => call.shared.set_path(CallState::Lost, wakes),
             Event::RelayFailed(relay) => {
-                tracing::debug!("a TURN server gives no address");
-                self.close_relay(endpoint, now, relay);
+                tracing::debug!("a TURN server is not used any more");
+                self.close_relay(relay);
             }
             // The channel of messages follows, which says it all.
             Event::Ready { .. } if call.carries_messages() => {}

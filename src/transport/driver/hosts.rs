@@ -146,7 +146,7 @@ impl Hosts {
             .map(|bound| SocketAddr::new(ip, bound.port()))
     }
 
-    /// The IPv4 addresses of the interfaces.
+    /// The addresses of the interfaces, or the one that the socket is bound to.
     pub(super) fn ips(&self) -> &[IpAddr] {
         &self.ips
     }

@@ -46,13 +46,12 @@ impl Table {
         };
         let ended = shared.take_inbound(|bytes| endpoint.handle_relay(now, relay, bytes));
         if ended {
-            self.close_relay(endpoint, now, relay);
+            endpoint.relay_closed(now, relay);
         }
     }
 
-    /// A flow has ended, or is to end.
-    pub(super) fn close_relay(&mut self, endpoint: &mut Endpoint, now: Instant, relay: RelayId) {
-        endpoint.relay_closed(now, relay);
+    /// The core does not use a flow any more: it has ended, or the server gives nothing.
+    pub(super) fn close_relay(&mut self, relay: RelayId) {
         if let Some((id, shared)) = self.calls.relays.remove(&relay) {
             shared.close();
             if let Some(call) = self.call_mut(id) {
@@ -82,8 +81,9 @@ impl Table {
                 HostChange::Up(ip) => (ip, true),
                 HostChange::Down(ip) => (ip, false),
                 HostChange::AllKnown => {
-                    for id in &self.calls.ids {
-                        self.tell_whether_all_is_known(endpoint, now, *id);
+                    for id in self.calls.ids.clone() {
+                        self.ask_for_names(id);
+                        self.tell_whether_all_is_known(endpoint, now, id);
                     }
                     continue;
                 }
@@ -112,15 +112,11 @@ impl Table {
     }
 
     /// An address of ours is gone, and with it the flows that leave from it: TCP would need minutes to see that.
-    fn lose_flows(&mut self, endpoint: &mut Endpoint, now: Instant, ip: IpAddr) {
-        let lost = self
-            .calls
-            .relays
-            .iter()
-            .filter(|(_, (_, flow))| flow.local_ip() == Some(ip));
-        let lost: Vec<_> = lost.map(|(relay, _)| *relay).collect();
-        for relay in lost {
-            self.close_relay(endpoint, now, relay);
+    fn lose_flows(&self, endpoint: &mut Endpoint, now: Instant, ip: IpAddr) {
+        for (relay, (_, flow)) in &self.calls.relays {
+            if flow.local_ip() == Some(ip) {
+                endpoint.relay_closed(now, *relay);
+            }
         }
     }
 }

@@ -170,7 +170,9 @@ impl Table {
             entry.span.in_scope(|| tracing::debug!("closing"));
             endpoint.close(now, id);
         }
-        self.serve_call(endpoint, now, id, wakes);
+        if entry.call.is_some() {
+            self.serve_call(endpoint, now, id, wakes);
+        }
     }
 
     /// Does what the handle of a stream asks for and moves its bytes.
@@ -231,9 +233,15 @@ impl Table {
         event: Event,
         wakes: &mut Wakes,
     ) {
-        if let Event::Incoming { remote, local_ip } = event {
-            self.incoming(id, remote, local_ip, wakes);
-            return;
+        match event {
+            // Calls take no part in these, which are by far the most.
+            Event::ChannelReadable(_) | Event::ChannelWritable(_) | Event::ChannelClosed(_) => {
+                return self.handle_channel_event(endpoint, now, id, event, wakes);
+            }
+            Event::Incoming { remote, local_ip } => {
+                return self.incoming(id, remote, local_ip, wakes);
+            }
+            _ => {}
         }
         let Some(event) = self.handle_call_event(endpoint, now, id, event, wakes) else {
             return;
@@ -242,7 +250,6 @@ impl Table {
             return;
         };
         match event {
-            Event::Incoming { .. } => {}
             Event::Ready {
                 remote_fingerprint,
                 version,
@@ -256,9 +263,6 @@ impl Table {
                     entry.open(endpoint, now, id, wakes);
                 }
             }
-            Event::ChannelReadable(_) | Event::ChannelWritable(_) | Event::ChannelClosed(_) => {
-                self.handle_channel_event(endpoint, now, id, event, wakes);
-            }
             Event::AddressChanged(address) => {
                 entry
                     .span
@@ -266,8 +270,12 @@ impl Table {
                 entry.shared.set_address(address, wakes);
             }
             Event::Closed(reason) => self.closed(endpoint, now, id, reason, wakes),
-            // Of calls, and handled there.
-            Event::Candidate(_)
+            // Handled above.
+            Event::Incoming { .. }
+            | Event::ChannelReadable(_)
+            | Event::ChannelWritable(_)
+            | Event::ChannelClosed(_)
+            | Event::Candidate(_)
             | Event::EndOfCandidates
             | Event::PathSelected { .. }
             | Event::PathLost

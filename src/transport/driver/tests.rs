@@ -775,7 +775,7 @@ async fn without_metrics_nothing_is_kept_for_them() {
 #[tokio::test]
 async fn a_pause_in_receiving_that_is_over_does_not_keep_a_blocked_driver_busy() {
     let (mut driver, now) = (driver(), now());
-    driver.receive_after = Some(now);
+    driver.sockets.rest_until(now);
     let transmit = Transmit {
         destination: driver.shared.local_addr(),
         source_ip: None,

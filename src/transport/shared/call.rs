@@ -118,15 +118,16 @@ impl CallShared {
         if let Some(signal) = state.signals.pop_front() {
             return Some(News::Signal(signal));
         }
+        // Before the channel, which goes by it.
+        if state.closed.is_none() && state.path != state.told {
+            state.told = state.path;
+            return Some(News::Path(state.path));
+        }
         if let Some(channel) = state.channel.take() {
             return Some(News::Channel(channel));
         }
         if let Some(reason) = &state.closed {
             return Some(News::Closed(reason.clone()));
-        }
-        if state.path != state.told {
-            state.told = state.path;
-            return Some(News::Path(state.path));
         }
         register(&mut state.waker, cx);
         None
@@ -199,5 +200,42 @@ impl CallShared {
             mem::take(&mut state.inputs)
         };
         drop(unserved);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::task::noop_waker_ref;
+
+    use super::*;
+    use crate::{
+        proto::{ChannelId, ConnectionId},
+        transport::shared::{MessagesShared, SocketShared, StreamLimits},
+    };
+
+    #[test]
+    fn the_path_is_told_before_the_channel_that_goes_by_it() {
+        let remote = ([127, 0, 0, 1], 1).into();
+        let socket = SocketShared::new(remote, StreamLimits::default());
+        let connection = ConnectionShared::new(socket, None);
+        let call = CallShared::new(Arc::clone(&connection));
+        let mut wakes = Wakes::new();
+        let ids = (ConnectionId(1), ChannelId::HANDSHAKE);
+        let channel = MessageChannel::new(MessagesShared::new(connection, ids, 1));
+        let path = CallState::Path {
+            remote,
+            relayed: false,
+        };
+        call.set_path(path, &mut wakes);
+        call.set_channel(channel, &mut wakes);
+        let cx = Context::from_waker(noop_waker_ref());
+        let news = [(); 3].map(|()| call.next(&cx));
+        assert!(
+            matches!(
+                news,
+                [Some(News::Path(told)), Some(News::Channel(_)), None] if told == path
+            ),
+            "{news:?}"
+        );
     }
 }

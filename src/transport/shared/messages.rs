@@ -74,6 +74,16 @@ impl State {
     fn queue(&mut self) -> bool {
         self.end != End::Connection && !mem::replace(&mut self.queued, true)
     }
+
+    /// Nothing goes any more, and whoever waits is told so. Gives what was not sent, to be dropped without the lock.
+    fn finish(&mut self, end: End, wakes: &mut Wakes) -> VecDeque<Bytes> {
+        if matches!(self.end, End::Open | End::Closing) {
+            self.end = end;
+        }
+        wakes.extend(self.reader.take());
+        wakes.extend(self.writer.take());
+        mem::take(&mut self.outbound)
+    }
 }
 
 impl MessagesShared {
@@ -258,6 +268,7 @@ impl MessagesShared {
 
     /// Moves messages from the core (`read`) to the reader, as far as there is room.
     pub(crate) fn fill(&self, wakes: &mut Wakes, mut read: impl FnMut() -> Read) {
+        let mut unsent = VecDeque::new();
         let mut state = lock(&self.state);
         state.paused = false;
         if state.end == End::Connection || state.end == End::ByPeer {
@@ -272,12 +283,7 @@ impl MessagesShared {
                 Read::Data(message) => state.inbound.push_back(message),
                 Read::Blocked => break,
                 Read::Eof | Read::Reset(_) => {
-                    if state.end != End::Closed {
-                        state.end = End::ByPeer;
-                    }
-                    state.outbound = VecDeque::new();
-                    wakes.extend(state.writer.take());
-                    wakes.extend(state.reader.take());
+                    unsent = state.finish(End::ByPeer, wakes);
                     break;
                 }
             }
@@ -285,6 +291,8 @@ impl MessagesShared {
         if !state.inbound.is_empty() {
             wakes.extend(state.reader.take());
         }
+        drop(state);
+        drop(unsent);
     }
 
     /// The next message for the core, which stays in the queue until [`Self::sent`]. After none the writer calls the
@@ -323,27 +331,13 @@ impl MessagesShared {
 
     /// The core takes nothing any more: the channel is closed.
     pub(crate) fn set_closed_by_peer(&self, wakes: &mut Wakes) {
-        let mut state = lock(&self.state);
-        if matches!(state.end, End::Open | End::Closing) {
-            state.end = End::ByPeer;
-        }
-        let unsent = mem::take(&mut state.outbound);
-        wakes.extend(state.reader.take());
-        wakes.extend(state.writer.take());
-        drop(state);
+        let unsent = lock(&self.state).finish(End::ByPeer, wakes);
         drop(unsent);
     }
 
     /// The connection has ended, and [`ConnectionShared::close`] was told why.
     pub(crate) fn close(&self, wakes: &mut Wakes) {
-        let mut state = lock(&self.state);
-        if matches!(state.end, End::Open | End::Closing) {
-            state.end = End::Connection;
-        }
-        let unsent = mem::take(&mut state.outbound);
-        wakes.extend(state.reader.take());
-        wakes.extend(state.writer.take());
-        drop(state);
+        let unsent = lock(&self.state).finish(End::Connection, wakes);
         drop(unsent);
     }
 }

@@ -126,6 +126,16 @@ impl RelayShared {
         Poll::Pending
     }
 
+    /// Waits until the driver is done with the flow.
+    pub(crate) fn poll_closing(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = lock(&self.state);
+        if state.closing {
+            return Poll::Ready(());
+        }
+        register(&mut state.waker, cx);
+        Poll::Pending
+    }
+
     /// Bytes of the server.
     pub(crate) fn push_inbound(&self, bytes: &[u8]) {
         let queue = {

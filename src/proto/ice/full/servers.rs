@@ -6,17 +6,20 @@ use super::{Context, FullAgent, MAX_SERVERS, Relay, RelayId};
 use crate::proto::ice::RelayServer;
 
 impl FullAgent {
-    /// One more STUN server. False: there are enough.
+    /// One more address of a STUN server. False: there are enough.
     pub(crate) fn add_stun_server(&mut self, server: SocketAddr, cx: &mut Context<'_>) -> bool {
-        if self.stun_servers.len() >= MAX_SERVERS {
+        if self.stun_servers.contains(&server) {
+            return true;
+        }
+        // Each has an address of either family.
+        let family = |known: &&SocketAddr| known.is_ipv4() == server.is_ipv4();
+        if self.stun_servers.iter().filter(family).count() >= MAX_SERVERS {
             return false;
         }
-        if !self.stun_servers.contains(&server) {
-            self.stun_servers.push(server);
-            let hosts: Vec<_> = self.hosts().collect();
-            for host in hosts {
-                self.gatherer.ask(cx.now, host, &[server], cx.rng);
-            }
+        self.stun_servers.push(server);
+        let hosts: Vec<_> = self.hosts().collect();
+        for host in hosts {
+            self.gatherer.ask(cx.now, host, &[server], cx.rng);
         }
         true
     }

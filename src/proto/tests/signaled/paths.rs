@@ -1,5 +1,7 @@
 //! Which path is found: direct, through NATs, by TURN servers; and what happens when it breaks.
 
+use std::net::{IpAddr, SocketAddr};
+
 use super::world::{
     End::{Answerer, Offerer},
     World,
@@ -33,6 +35,25 @@ fn hosts_behind_cone_nats_find_each_other_with_a_stun_server() {
     let channels = world.connect();
     assert!(!world.is_relayed(Offerer) && !world.is_relayed(Answerer));
     world.transfer(Offerer, channels, 10, secs(10));
+}
+
+#[test]
+fn four_stun_servers_may_have_an_address_of_either_family() {
+    let mut world = World::new(Link::rtt(ms(20)));
+    world.connect();
+    let (node, id) = (world.node(Offerer), world.id(Offerer));
+    let taken = ["192.0.2.1", "2001:db8::1"].map(|ip| {
+        let ip: IpAddr = ip.parse().unwrap();
+        let ports = 1..=6;
+        let taken = ports.filter(|port| {
+            let server = SocketAddr::new(ip, *port);
+            world.sim.act(node, |peer, now| {
+                peer.endpoint.add_stun_server(now, id, server)
+            })
+        });
+        taken.count()
+    });
+    assert_eq!(taken, [4, 4]);
 }
 
 #[test]

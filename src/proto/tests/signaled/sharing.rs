@@ -5,7 +5,7 @@ use super::world::{
     World,
 };
 use crate::proto::{
-    DialPolicy, Limits,
+    CloseReason, DialPolicy, Limits,
     tests::{link::Link, ms, peer::Accept, secs},
 };
 
@@ -27,6 +27,34 @@ fn a_listener_of_webrtc_direct_takes_signaled_connections_on_the_same_socket() {
     });
     world.run(ms(200));
     assert_eq!(world.peer(Answerer).counters().channels_opened, 2);
+}
+
+#[test]
+fn a_socket_of_calls_carries_calls_and_answers_nobody_else() {
+    for policy in [DialPolicy::V1, DialPolicy::V2] {
+        let mut world = World::new(Link::rtt(ms(40)));
+        for end in [Offerer, Answerer] {
+            world.peer(end).for_calls = true;
+        }
+        let channels = world.connect();
+        let dialer = world.sim.add_peer(Limits::default(), false);
+        let (listener, stranger) = (world.node(Answerer), world.sim.address(dialer));
+        world.sim.set_filter(move |packet| {
+            assert_ne!(packet.to, stranger, "it is answered");
+            true
+        });
+        world.sim.dial(dialer, listener, policy);
+        world.run(secs(15));
+        assert_eq!(world.peer(Answerer).connections.len(), 1, "{policy:?}");
+        world.transfer(Offerer, channels, 10, secs(5));
+        let id = world.id(Offerer);
+        let offerer = world.node(Offerer);
+        world
+            .sim
+            .act(offerer, |peer, now| peer.endpoint.close(now, id));
+        world.run(secs(3));
+        assert_eq!(world.closed(Answerer), Some(CloseReason::Remote));
+    }
 }
 
 #[test]

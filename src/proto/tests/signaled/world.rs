@@ -47,6 +47,22 @@ pub(super) fn messages(open: bool) -> Application {
     }
 }
 
+/// Gives a connection its servers.
+fn give(
+    peer: &mut Peer,
+    now: Instant,
+    id: ConnectionId,
+    (stun, turn): (Vec<SocketAddr>, Vec<RelayServer>),
+) {
+    for address in stun {
+        assert!(peer.endpoint.add_stun_server(now, id, address));
+    }
+    for server in turn {
+        let relay = peer.endpoint.add_relay(now, id, &server).unwrap();
+        peer.flows.insert(relay, server.address);
+    }
+}
+
 /// One end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
@@ -186,22 +202,12 @@ impl World {
         let identity = self.identities[index].clone();
         let limits = Limits::default();
         let host = self.sim.address(self.nodes[index]);
-        let servers = self.turn[index].clone();
-        let peer = self.sim.peer(self.nodes[index]);
-        let relays = servers.into_iter().map(|server| {
-            let relay = peer.endpoint.new_relay();
-            peer.flows.insert(relay, server.address);
-            (relay, server)
-        });
-        let relays = relays.collect();
         Call {
             application: self.applications[index].clone(),
             fingerprint: Fingerprint::of_der(&identity.certificate_der),
             dtls: DtlsContext::new(identity, limits.handshake_timeout).unwrap(),
             ice: IceConfig {
                 hosts: vec![host],
-                stun_servers: self.stun[index].clone(),
-                relays,
                 filter: AddressFilter::ALL,
                 relay_only: self.relay_only[index],
                 more_to_come: false,
@@ -209,12 +215,19 @@ impl World {
         }
     }
 
+    /// The addresses of its STUN servers, and its TURN servers.
+    fn servers(&self, end: End) -> (Vec<SocketAddr>, Vec<RelayServer>) {
+        let index = end.index();
+        (self.stun[index].clone(), self.turn[index].clone())
+    }
+
     /// Sends the offer.
     pub(super) fn offer(&mut self) {
-        let call = self.call(Offerer);
+        let (call, servers) = (self.call(Offerer), self.servers(Offerer));
         let offer = self.sim.act(self.nodes[0], |peer, now| {
             let (id, offer) = peer.endpoint.offer(now, call).unwrap();
             peer.add_signaled(id, Side::Dialer);
+            give(peer, now, id, servers);
             (id, offer)
         });
         self.ids[0] = Some(offer.0);
@@ -298,10 +311,11 @@ impl World {
             });
             return answer.unwrap();
         }
-        let call = self.call(Answerer);
+        let (call, servers) = (self.call(Answerer), self.servers(Answerer));
         let (id, answer) = self.sim.act(self.nodes[1], |peer, now| {
             let (id, answer) = peer.endpoint.accept_offer(now, call, offer).unwrap();
             peer.add_signaled(id, Side::Listener);
+            give(peer, now, id, servers);
             (id, answer)
         });
         self.ids[1] = Some(id);

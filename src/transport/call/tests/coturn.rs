@@ -20,7 +20,7 @@ const PASSWORD: &str = "some secret";
 pub(super) enum Way {
     Udp,
     Tcp,
-    #[cfg(feature = "gateway")]
+    #[cfg(feature = "websocket")]
     Tls,
 }
 
@@ -136,7 +136,7 @@ impl Coturn {
     }
 
     /// Whom `turns:` is to believe.
-    #[cfg(feature = "gateway")]
+    #[cfg(feature = "websocket")]
     pub(super) fn roots(&self) -> PathBuf {
         self.directory.path().join("cert.pem")
     }
@@ -147,7 +147,7 @@ impl Coturn {
         let text = match way {
             Way::Udp => format!("turn:127.0.0.1:{port}?transport=udp"),
             Way::Tcp => format!("turn:localhost:{port}?transport=tcp"),
-            #[cfg(feature = "gateway")]
+            #[cfg(feature = "websocket")]
             Way::Tls => format!("turns:localhost:{tls_port}"),
         };
         let server: IceServer = text.parse().unwrap();

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddrV4;
 
+use tokio::task::JoinSet;
+
 use super::{
     super::names::{
         Names,
@@ -47,34 +49,41 @@ fn mute() -> Tamper {
     })
 }
 
-/// An answerer that asks for names in a group of its own.
-fn asking(group: SocketAddrV4, config: CallConfig) -> Caller {
-    let settings = Config::new(&Keypair::generate_ed25519());
+/// Somebody answers for the name, until what this gives is dropped.
+fn answering(group: SocketAddrV4) -> JoinSet<()> {
+    let names = Names::in_group(group, Ipv4Addr::LOCALHOST);
+    let name = Name::parse(NAME).unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(answer_for(names, name, Ipv4Addr::LOCALHOST, 1));
+    tasks
+}
+
+/// An answerer that asks for names in a group of its own, on a host with an interface, and gives up in `time`.
+fn asking(group: SocketAddrV4, config: CallConfig, time: Duration) -> Caller {
+    let settings = Config::new(&Keypair::generate_ed25519()).with_handshake_timeout(time);
     let names = Names::in_group(group, Ipv4Addr::LOCALHOST);
     Caller::with_names(config, Arc::new(SocketFactory::new(settings)), names)
 }
 
 #[tokio::test]
 async fn a_name_that_is_found_leads_to_the_peer() {
+    // The name comes with the first offer, before the interfaces are known.
     let group = group();
-    let names = Names::in_group(group, Ipv4Addr::LOCALHOST);
-    let name = Name::parse(NAME).unwrap();
-    let answering = tokio::spawn(answer_for(names, name, Ipv4Addr::LOCALHOST, 1));
-    let (a, b) = (Caller::new(config()), asking(group, config()));
+    let _answering = answering(group);
+    let (a, b) = (Caller::new(config()), asking(group, config(), PATIENCE));
     let applications = [messages(true), messages(false)];
     let mut ends = connect(&a, &b, applications, [hidden(), mute()]).await;
     ends[0].channel().await;
     ends[1].channel().await;
-    answering.abort();
 }
 
 #[tokio::test]
 async fn names_are_skipped_where_they_are_not_to_be_looked_up() {
+    let group = group();
+    let _answering = answering(group);
     let time = Duration::from_secs(2);
-    let (a, b) = (
-        impatient(config(), time),
-        impatient(config().with_mdns(false), time),
-    );
+    let a = impatient(config(), time);
+    let b = asking(group, config().with_mdns(false), time);
     let applications = [messages(true), messages(false)];
     let mut ends = connect(&a, &b, applications, [hidden(), mute()]).await;
     let reason = ends[1].closed().await;

@@ -111,7 +111,7 @@ async fn calls_that_are_counted_apart_leave_each_other_their_places() {
 async fn no_two_calls_have_a_certificate_in_common() {
     let caller = Caller::new(config());
     let [one, two] = [0, 1].map(|_| caller.offer(messages(true)).unwrap());
-    assert_ne!(one.local_fingerprint(), two.local_fingerprint());
+    assert_ne!(one.fingerprint, two.fingerprint);
 }
 
 #[tokio::test]
@@ -132,6 +132,23 @@ async fn answers_share_sockets_and_offers_have_their_own() {
     of_offerer.sort_unstable();
     of_offerer.dedup();
     assert_eq!(of_offerer.len(), 3);
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_an_error() {
+    let taken = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let offerer = Caller::new(config());
+    let mut call = offerer.offer(messages(true)).unwrap();
+    let offer = description(&mut call).await;
+    let answerer = Caller::new(config().with_port(port));
+    let error = answerer.answer(messages(false), &offer).unwrap_err();
+    let CallError::Socket(crate::Error::Io(error)) = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    drop(taken);
+    answerer.answer(messages(false), &offer).unwrap();
 }
 
 #[test]

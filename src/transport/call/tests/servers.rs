@@ -16,7 +16,7 @@ fn relayed(coturn: &Coturn, way: Way) -> CallConfig {
     let config = config()
         .with_relay_only(true)
         .with_servers(vec![coturn.server(way)]);
-    #[cfg(feature = "gateway")]
+    #[cfg(feature = "websocket")]
     let config = config.with_tls_roots(coturn.roots());
     config
 }
@@ -57,7 +57,7 @@ async fn data_goes_by_turn_over_tcp() {
     by_the_server(Way::Tcp).await;
 }
 
-#[cfg(feature = "gateway")]
+#[cfg(feature = "websocket")]
 #[tokio::test]
 async fn data_goes_by_turn_over_tls() {
     by_the_server(Way::Tls).await;
@@ -182,7 +182,7 @@ async fn a_restart_brings_the_way_to_a_server_back_that_has_ended() {
     exchange(&mut channels, b"after").await;
 }
 
-#[cfg(feature = "gateway")]
+#[cfg(feature = "websocket")]
 #[tokio::test]
 async fn a_server_with_an_unknown_certificate_is_not_used() {
     let Some(coturn) = Coturn::start().await else {

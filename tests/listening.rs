@@ -408,3 +408,27 @@ async fn exchange(mut dialer: Connection, mut listener: Connection) {
     assert_eq!(got, b"x");
     close(dialer).await;
 }
+
+#[test]
+fn a_listener_whose_socket_nobody_serves_any_more_says_so() {
+    let runtime = || tokio::runtime::Runtime::new().unwrap();
+    let serving = runtime();
+    let mut node = Node::new();
+    let (id, addr) = serving.block_on(node.listen(LOOPBACK));
+    // What serves the socket ends with its runtime.
+    drop(serving);
+    runtime().block_on(async {
+        let event = node.next().await;
+        assert!(
+            matches!(&event, TransportEvent::AddressExpired { listen_addr, .. } if *listen_addr == addr),
+            "{event:?}"
+        );
+        let event = node.next().await;
+        assert!(
+            matches!(&event, TransportEvent::ListenerClosed { listener_id, reason: Err(Error::SocketEnded) } if *listener_id == id),
+            "{event:?}"
+        );
+        let (_, again) = node.listen(LOOPBACK).await;
+        assert!(has_certhash(&again));
+    });
+}

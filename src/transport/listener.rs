@@ -153,14 +153,7 @@ impl Listener {
         }
         self.socket.set_accept_incoming(false);
         self.factory.end_listening(self.id);
-        for ip in self.interfaces.close() {
-            let expired = self.expired(ip);
-            self.events.push_back(expired);
-        }
-        self.events.push_back(TransportEvent::ListenerClosed {
-            listener_id: self.id,
-            reason: Ok(()),
-        });
+        self.announce_end(Ok(()));
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
@@ -168,6 +161,24 @@ impl Listener {
             socket: self.socket.retire(),
             dialed: std::mem::take(&mut self.dialed),
         })
+    }
+
+    fn announce_end(&mut self, reason: Result<(), Error>) {
+        for ip in self.interfaces.close() {
+            let expired = self.expired(ip);
+            self.events.push_back(expired);
+        }
+        self.events.push_back(TransportEvent::ListenerClosed {
+            listener_id: self.id,
+            reason,
+        });
+    }
+
+    /// The socket's driver has ended under us. Nothing comes any more, and whoever listens has to know.
+    fn fail(&mut self) {
+        self.closed = true;
+        self.factory.end_listening(self.id);
+        self.announce_end(Err(Error::SocketEnded));
     }
 
     /// The dialable form of one of our addresses.
@@ -227,6 +238,10 @@ impl Stream for Listener {
         }
         if let Poll::Ready(incoming) = self.poll_incoming(cx) {
             return Poll::Ready(Some(ListenerEvent::Incoming(incoming)));
+        }
+        if self.socket.is_dead() {
+            self.fail();
+            return Poll::Ready(self.events.pop_front().map(ListenerEvent::Event));
         }
         self.waker = Some(cx.waker().clone());
         Poll::Pending

@@ -311,16 +311,20 @@ impl SocketShared {
 
     /// Driver: it ends. Returns the requests that nobody will serve.
     pub(crate) fn end(&self) -> Vec<Request> {
-        let (requests, unclaimed) = {
+        let (requests, unclaimed, listener) = {
             let mut state = lock(&self.state);
             state.lifecycle = Lifecycle::Dead;
             state.driver = None;
             (
                 mem::take(&mut state.requests),
                 mem::take(&mut state.incoming),
+                state.incoming_waker.take(),
             )
         };
         drop(unclaimed);
+        if let Some(listener) = listener {
+            listener.wake();
+        }
         requests
     }
 }

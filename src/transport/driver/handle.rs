@@ -149,6 +149,11 @@ impl SocketHandle {
         self.shared().poll_incoming(cx)
     }
 
+    /// Has the driver ended, although somebody uses the socket?
+    pub(crate) fn is_dead(&self) -> bool {
+        self.shared().is_dead()
+    }
+
     /// Takes new inbound connections from now on, or no longer. In the latter case those not taken yet are closed.
     pub(crate) fn set_accept_incoming(&self, accept: bool) {
         self.shared().set_accepting(accept);

@@ -30,6 +30,9 @@ use super::{
 
 /// Time for the TLS handshake, and again for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for all requests of one connection, their answers read, until one of them becomes a WebSocket. Who does not read
+/// holds a place and what the system keeps to send, and a slow reader of the page has it by then.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of the head of a request.
 const MAX_HEAD: usize = 16 * 1024;
 /// Pause after the system had no room for another connection.
@@ -165,8 +168,10 @@ where
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    if let Err(error) = connection.await {
-        tracing::debug!(from = %sender.address, %error, "connection ended");
+    match tokio::time::timeout(HTTP_TIMEOUT, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(from = %sender.address, %error, "connection ended"),
+        Err(_) => tracing::debug!(from = %sender.address, "requests took too long"),
     }
 }
 
@@ -183,5 +188,33 @@ pub(crate) async fn upgraded(upgrade: OnUpgrade) -> Option<Socket> {
             tracing::debug!(%error, "upgrade failed");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use hyper::Response;
+    use tokio::{io::AsyncWriteExt as _, time::timeout};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_is_cut_off() {
+        let (server, mut client) = tokio::io::duplex(1024);
+        let sender = Sender {
+            address: Ipv4Addr::LOCALHOST.into(),
+            local: true,
+            tls: false,
+        };
+        let page = |_| Response::new(Full::new(Bytes::from(vec![0; 1 << 20])));
+        let serving = tokio::spawn(converse(sender, server, page));
+        let request = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        let ended = timeout(2 * HTTP_TIMEOUT, serving).await;
+        ended.expect("it waits for the client").unwrap();
     }
 }

@@ -275,7 +275,7 @@ dht_page() {
 # One fixed seed: what a random one finds must not fail an unrelated change. `cargo test` alone draws fresh seeds and
 # prints them.
 tests() {
-    SIMULATION_SEED=${SIMULATION_SEED:-1} PROPTEST_RNG_SEED=${PROPTEST_RNG_SEED:-1} cargo test --workspace --features libp2p-rtc/gateway
+    SIMULATION_SEED=${SIMULATION_SEED:-1} PROPTEST_RNG_SEED=${PROPTEST_RNG_SEED:-1} cargo test --no-fail-fast --workspace --features libp2p-rtc/gateway
 }
 
 # The first address that a node of examples/dht prints into a file.

@@ -90,7 +90,7 @@ pub(crate) struct Serve {
 /// How sessions of WebSockets move to WebRTC.
 #[derive(Parser)]
 pub(crate) struct ServeWebRtc {
-    /// Leave sessions on their WebSockets. Connections of libp2p by /ws/webrtc use WebRTC all the same.
+    /// Leave sessions, and connections of libp2p by /ws/webrtc, on their WebSockets.
     #[arg(long)]
     pub(crate) no_webrtc: bool,
     /// STUN or TURN server for clients behind NATs: stun:host:port, turn:host:port?transport=udp, turns:host:port; may be

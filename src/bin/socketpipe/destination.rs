@@ -98,8 +98,8 @@ impl Destination {
             true => (None, None),
             false => {
                 let key = state.keypair("client.key")?;
-                let (roots, calls) = (self.roots.clone(), CallConfig::default());
-                let transports = Transports::new(&key, roots, calls, None)?;
+                let calls = self.webrtc.then(CallConfig::default);
+                let transports = Transports::new(&key, self.roots.clone(), calls, None)?;
                 let (node, task) = Node::start(key, transports, NodeOptions::default()).await?;
                 (Some(node), Some(task))
             }

@@ -158,7 +158,8 @@ fn transports(
         return Ok(None);
     }
     let key = state.keypair("server.key")?;
-    let (calls, servers) = (config.webrtc.calls(), config.webrtc.own_servers(servers));
+    let calls = config.webrtc.enabled.then(|| config.webrtc.calls());
+    let servers = config.webrtc.own_servers(servers);
     let transports = Transports::new(&key, TlsRoots::default(), calls, servers)?;
     Ok(Some((key, transports)))
 }

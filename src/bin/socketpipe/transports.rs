@@ -26,13 +26,15 @@ pub(crate) struct Transports {
 }
 
 impl Transports {
-    /// `roots` are for TLS with other servers, `calls` and `servers` for WebRTC that is set up by WebSockets.
+    /// `roots` are for TLS with other servers, `calls` and `servers` for WebRTC that is set up by WebSockets; without `calls`
+    /// there is none, and libp2p stays on its WebSockets, too.
     pub(crate) fn new(
         key: &Keypair,
         roots: websocket::TlsRoots,
-        calls: CallConfig,
+        calls: Option<CallConfig>,
         servers: Option<TurnServers>,
     ) -> Result<Self, Failed> {
+        let max_calls = calls.as_ref().map_or(0, |_| MAX_CALLS);
         // A key press must not wait for the acknowledgement of the one before.
         let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
             .upgrade(Version::V1Lazy)
@@ -40,9 +42,9 @@ impl Transports {
             .multiplex(yamux::Config::default());
         let quic = quic::tokio::Transport::new(quic::Config::new(key));
         let webrtc = Transport::new(Config::new(key));
-        let caller = webrtc.caller(calls);
+        let caller = webrtc.caller(calls.unwrap_or_default());
         let mut config = websocket::Config::new(key)
-            .with_caller(caller.counted_apart(MAX_CALLS))
+            .with_caller(caller.counted_apart(max_calls))
             .with_roots(roots);
         if let Some(servers) = servers {
             config = config.with_servers(move || servers.fresh());
@@ -78,7 +80,7 @@ mod tests {
         future::{Future, poll_fn},
         net::Ipv4Addr,
         pin::Pin,
-        time::Duration,
+        time::{Duration, Instant},
     };
 
     use libp2p::core::{
@@ -97,7 +99,7 @@ mod tests {
         let key = Keypair::generate_ed25519();
         let servers = TurnServers::new(servers, b"secret").unwrap();
         let roots = websocket::TlsRoots::default();
-        Transports::new(&key, roots, calls, Some(servers))
+        Transports::new(&key, roots, Some(calls), Some(servers))
             .unwrap()
             .by_websocket
     }
@@ -159,5 +161,20 @@ mod tests {
             // The cookie of STUN.
             assert!(length >= 20 && request[4..8] == [0x21, 0x12, 0xa4, 0x42]);
         }
+    }
+
+    #[tokio::test]
+    async fn without_webrtc_libp2p_stays_on_its_websocket_and_does_not_wait_for_it() {
+        let key = Keypair::generate_ed25519();
+        let roots = websocket::TlsRoots::default();
+        let mut without = Transports::new(&key, roots, None, None)
+            .unwrap()
+            .by_websocket;
+        let mut with = full(&[]);
+        let began = Instant::now();
+        let _connections = connect(&mut with, &mut without).await;
+        assert_eq!(with.paths().all()[0].path, websocket::Path::WebSocket);
+        // An attempt with WebRTC has 6 s before the other way is taken.
+        assert!(began.elapsed() < Duration::from_secs(5));
     }
 }

@@ -285,6 +285,10 @@ impl Upgrade {
                 return self.refuse();
             }
         };
+        if matches!(&self.state, State::Asking(asking) if asking.offer.is_some()) {
+            // It is replaced before it was answered; each offer has an answer.
+            self.refuse();
+        }
         if let State::Calling(attempt) = &mut self.state {
             if attempt.is_of(&offer) {
                 if let Err(error) = attempt.handle(Signal::Offer(sdp)) {

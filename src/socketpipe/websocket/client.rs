@@ -223,6 +223,10 @@ impl Target {
                     fatal,
                 }
             }
+            UpgradeError::Extension => ConnectError {
+                message: error.to_string(),
+                fatal: true,
+            },
             UpgradeError::WebSocket(other) => {
                 ConnectError::new(format!("{}:{}: {other}", self.host, self.port))
             }

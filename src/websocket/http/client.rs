@@ -41,6 +41,9 @@ pub(crate) enum UpgradeError {
         /// Its words.
         text: String,
     },
+    /// RFC 6455 section 4.1: that is a failure, or its frames would be misread.
+    #[error("the server uses an extension of WebSockets that it was not offered")]
+    Extension,
     /// The connection failed, or what came is no HTTP.
     #[error(transparent)]
     WebSocket(#[from] Error),
@@ -134,6 +137,9 @@ pub(crate) async fn upgrade(io: Io, uri: &Uri, offer: bool) -> Result<Socket, Up
         );
     }
     match client_async_with_config(request, io, Some(messages::config())).await {
+        Ok((_, answer)) if answer.headers().contains_key(header::SEC_WEBSOCKET_EXTENSIONS) => {
+            Err(UpgradeError::Extension)
+        }
         Ok((socket, _)) => Ok(Messages::new(socket)),
         Err(error) => Err(explain(error)),
     }
@@ -258,5 +264,27 @@ mod tests {
     fn other_errors_stay_as_they_are() {
         let error = explain_tls(io::Error::from(io::ErrorKind::ConnectionReset));
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn an_extension_that_was_not_offered_is_an_error() {
+        use tokio_tungstenite::{
+            accept_hdr_async,
+            tungstenite::handshake::server::{Request, Response},
+        };
+
+        let (near, far) = tokio::io::duplex(4096);
+        #[expect(clippy::result_large_err, reason = "the library's signature")]
+        let compress = |_: &Request, mut answer: Response| {
+            let name = HeaderValue::from_static("permessage-deflate");
+            let headers = answer.headers_mut();
+            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, name);
+            Ok(answer)
+        };
+        let uri = Uri::from_static("ws://localhost/pty");
+        let asking = upgrade(Box::new(near), &uri, false);
+        let (asked, _server) =
+            futures::future::join(asking, accept_hdr_async(far, compress)).await;
+        assert!(matches!(asked, Err(UpgradeError::Extension)));
     }
 }

@@ -137,7 +137,11 @@ pub(crate) async fn upgrade(io: Io, uri: &Uri, offer: bool) -> Result<Socket, Up
         );
     }
     match client_async_with_config(request, io, Some(messages::config())).await {
-        Ok((_, answer)) if answer.headers().contains_key(header::SEC_WEBSOCKET_EXTENSIONS) => {
+        Ok((_, answer))
+            if answer
+                .headers()
+                .contains_key(header::SEC_WEBSOCKET_EXTENSIONS) =>
+        {
             Err(UpgradeError::Extension)
         }
         Ok((socket, _)) => Ok(Messages::new(socket)),
@@ -274,7 +278,6 @@ mod tests {
         };
 
         let (near, far) = tokio::io::duplex(4096);
-        #[expect(clippy::result_large_err, reason = "the library's signature")]
         let compress = |_: &Request, mut answer: Response| {
             let name = HeaderValue::from_static("permessage-deflate");
             let headers = answer.headers_mut();
@@ -283,8 +286,7 @@ mod tests {
         };
         let uri = Uri::from_static("ws://localhost/pty");
         let asking = upgrade(Box::new(near), &uri, false);
-        let (asked, _server) =
-            futures::future::join(asking, accept_hdr_async(far, compress)).await;
+        let (asked, _server) = futures::future::join(asking, accept_hdr_async(far, compress)).await;
         assert!(matches!(asked, Err(UpgradeError::Extension)));
     }
 }

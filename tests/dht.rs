@@ -29,8 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const LOOPBACK: &str = "/ip4/127.0.0.1/udp/0/webrtc-direct";
 
 /// Addresses for documentation (RFC 5737): nobody has them.
-const DUMMY_NET: &str = "198.51.100.1/24";
-const DUMMY_IP: &str = "198.51.100.1";
+const INTERFACE_NET: &str = "198.51.100.1/24";
+const INTERFACE_IP: &str = "198.51.100.1";
 
 /// Fails instead of hanging.
 async fn soon<F: Future>(future: F) -> F::Output {
@@ -315,7 +315,7 @@ mod namespaces {
     /// Can namespaces be made, and interfaces in them?
     fn allowed() -> Result<(), String> {
         let output = Command::new("unshare")
-            .args(["--net", "ip", "link", "add", "dht0", "type", "dummy"])
+            .args(["--net", "ip", "link", "add", "dht0", "type", "veth"])
             .output()
             .map_err(|error| format!("unshare: {error}"))?;
         if output.status.success() {
@@ -332,10 +332,11 @@ mod namespaces {
         assert!(status.success(), "ip {command}");
     }
 
-    /// An interface with [`DUMMY_IP`].
+    /// An interface with [`INTERFACE_IP`]: one end of a cable. Not every kernel has interfaces of the type `dummy`.
     fn add_interface() {
-        ip("link add dht0 type dummy");
-        ip(&format!("addr add {DUMMY_NET} dev dht0"));
+        ip("link add dht0 type veth peer name dht1");
+        ip("link set dht1 up");
+        ip(&format!("addr add {INTERFACE_NET} dev dht0"));
         ip("link set dht0 up multicast on");
     }
 
@@ -366,7 +367,7 @@ mod namespaces {
         assert!(is_new && has_ip(&first, "127.0.0.1"), "{first}");
         add_interface();
         let (is_new, added) = next_address(&mut listener).await;
-        assert!(is_new && has_ip(&added, DUMMY_IP), "{added}");
+        assert!(is_new && has_ip(&added, INTERFACE_IP), "{added}");
         for addr in [&first, &added] {
             let mut dialer = swarm(|_| dummy::Behaviour);
             dialer.dial(addr.clone()).unwrap();
@@ -384,9 +385,9 @@ mod namespaces {
             })
             .await;
         }
-        ip(&format!("addr del {DUMMY_NET} dev dht0"));
+        ip(&format!("addr del {INTERFACE_NET} dev dht0"));
         assert_eq!(next_address(&mut listener).await, (false, added.clone()));
-        ip(&format!("addr add {DUMMY_NET} dev dht0"));
+        ip(&format!("addr add {INTERFACE_NET} dev dht0"));
         assert_eq!(next_address(&mut listener).await, (true, added.clone()));
         ip("link del dht0");
         assert_eq!(next_address(&mut listener).await, (false, added));
@@ -434,7 +435,7 @@ mod namespaces {
         found: Vec<(PeerId, Multiaddr)>,
     ) {
         for (id, addr) in found {
-            if id == peer && has_ip(&addr, DUMMY_IP) {
+            if id == peer && has_ip(&addr, INTERFACE_IP) {
                 assert!(is_dialable(&addr), "{addr}");
                 swarm.dial(addr).unwrap();
                 return;

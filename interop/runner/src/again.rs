@@ -56,6 +56,7 @@ pub async fn try_again(root: &Path, idle: u64, output: &Output) {
                 output.second(&first, line);
             }
         }
+        output.adopt(second.records());
     }
 }
 
@@ -103,6 +104,20 @@ impl Output {
                 _ => None,
             });
         lines.collect()
+    }
+
+    /// What a first try that broke off did not come to: it counts as if it had. The second one has printed it.
+    fn adopt(&self, second: Vec<Record>) {
+        for record in second {
+            let Record::Line(line) = &record else {
+                continue;
+            };
+            let is_known =
+                |known: &Record| matches!(known, Record::Line(known) if known.is_same_cell(line));
+            if !self.records().iter().any(is_known) {
+                self.keep(record);
+            }
+        }
     }
 
     /// The second try of a failure: it stands, with the evidence of the first.
@@ -154,5 +169,21 @@ mod tests {
             line("reset", false, "again"),
         );
         assert!(!output.summary(), "two failures are a failure");
+    }
+
+    #[test]
+    fn what_only_the_second_try_came_to_counts() {
+        let output = Output::default();
+        output.line(line("connect", false, "lost"));
+        output.second(&line("connect", false, "lost"), line("connect", true, ""));
+        let second = Output::default();
+        second.line(line("connect", true, ""));
+        second.line(line("reset", true, ""));
+        output.adopt(second.records());
+        assert_eq!(output.records().len(), 2);
+        assert!(output.summary());
+        second.line(line("idle", false, "gone"));
+        output.adopt(second.records());
+        assert!(!output.summary(), "a failure of the second try is one");
     }
 }

@@ -48,6 +48,11 @@ impl Output {
         if let Ok(text) = serde_json::to_string(&record) {
             print(&text);
         }
+        self.keep(record);
+    }
+
+    /// Keeps what is printed already.
+    pub fn keep(&self, record: Record) {
         self.records
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -147,6 +147,12 @@ impl Endpoint {
         ConnectionId(self.next_id)
     }
 
+    fn count_and_classify(&mut self, datagram: &[u8]) -> Kind {
+        self.counters.datagrams_received += 1;
+        self.counters.bytes_received += datagram.len() as u64;
+        classify(datagram)
+    }
+
     /// One datagram. `local_ip` is the address it was sent to.
     pub(crate) fn handle_datagram(
         &mut self,
@@ -155,9 +161,7 @@ impl Endpoint {
         remote: SocketAddr,
         datagram: &[u8],
     ) {
-        self.counters.datagrams_received += 1;
-        self.counters.bytes_received += datagram.len() as u64;
-        match classify(datagram) {
+        match self.count_and_classify(datagram) {
             Kind::Stun => self.handle_stun(now, local_ip, remote, datagram),
             Kind::Dtls { client_hello } => {
                 self.handle_dtls(now, local_ip, remote, datagram, client_hello)
@@ -174,9 +178,7 @@ impl Endpoint {
         remote: SocketAddr,
         datagram: &[u8],
     ) {
-        self.counters.datagrams_received += 1;
-        self.counters.bytes_received += datagram.len() as u64;
-        match classify(datagram) {
+        match self.count_and_classify(datagram) {
             Kind::Stun => self.handle_stun_of_calls(now, local_ip, remote, datagram),
             Kind::Dtls { client_hello } => {
                 self.handle_dtls_of_calls(now, local_ip, remote, datagram, client_hello);

@@ -80,17 +80,11 @@ impl Endpoint {
         datagram: &[u8],
         client_hello: bool,
     ) {
-        if datagram.len() > MAX_DATAGRAM {
-            self.counters.drop_packet(DropReason::OversizedDtls);
+        let path = Path { remote, local_ip };
+        let Some(mut arrival) = self.arrival(now, path, datagram, client_hello) else {
             return;
-        }
-        self.bury_ended(now, remote);
-        let arrival = Arrival {
-            path: Path { remote, local_ip },
-            datagram,
-            client_hello,
-            hello: client_hello.then(|| ClientHello::read(datagram)).flatten(),
         };
+        arrival.hello = client_hello.then(|| ClientHello::read(datagram)).flatten();
         match self.demux.by_address(remote) {
             Some(id) if !self.is_newcomer(now, id, &arrival) => self.pass_on(now, id, &arrival),
             Some(id) => self.admit(now, Some(id), &arrival),
@@ -99,6 +93,27 @@ impl Endpoint {
                 None => self.admit(now, None, &arrival),
             },
         }
+    }
+
+    /// What came, not looked into yet; none if it is too long for any peer.
+    fn arrival<'a>(
+        &mut self,
+        now: Instant,
+        path: Path,
+        datagram: &'a [u8],
+        client_hello: bool,
+    ) -> Option<Arrival<'a>> {
+        if datagram.len() > MAX_DATAGRAM {
+            self.counters.drop_packet(DropReason::OversizedDtls);
+            return None;
+        }
+        self.bury_ended(now, path.remote);
+        Some(Arrival {
+            path,
+            datagram,
+            client_hello,
+            hello: None,
+        })
     }
 
     /// DTLS at a socket that only calls use.
@@ -110,16 +125,9 @@ impl Endpoint {
         datagram: &[u8],
         client_hello: bool,
     ) {
-        if datagram.len() > MAX_DATAGRAM {
-            self.counters.drop_packet(DropReason::OversizedDtls);
+        let path = Path { remote, local_ip };
+        let Some(arrival) = self.arrival(now, path, datagram, client_hello) else {
             return;
-        }
-        self.bury_ended(now, remote);
-        let arrival = Arrival {
-            path: Path { remote, local_ip },
-            datagram,
-            client_hello,
-            hello: None,
         };
         let call = self.demux.by_address(remote).filter(|id| {
             let connection = self.connections.get(id);

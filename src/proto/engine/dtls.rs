@@ -4,20 +4,22 @@
 //! [`DtlsEvent`]s and datagrams to send. Pinning the peer's certificate is the connection's job; it gets the
 //! certificate's fingerprint before [`DtlsEvent::Connected`].
 
+mod ciphers;
 mod cookie;
-mod goodbye;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::VecDeque,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use dimpl::{
     NamedGroup, SecurityError,
-    crypto::{CryptoProvider, Dtls12CipherSuite, SupportedDtls12CipherSuite, aws_lc_rs},
+    crypto::{CryptoProvider, SupportedDtls12CipherSuite, aws_lc_rs},
 };
 
 use crate::proto::{
@@ -41,13 +43,6 @@ const MAX_HANDSHAKE_BYTES: usize = 64 * 1024;
 const MAX_QUEUE: usize = MAX_HANDSHAKE_DATAGRAMS + 30;
 /// A deadline further away than this is no deadline: the engine reports "nothing to do" that way.
 const FAR: Duration = Duration::from_secs(3600);
-
-/// Records sent under one AES-GCM key before the connection is closed. The engine draws the 64-bit nonces of AES-GCM at
-/// random, so after 2^28 of them (some 300 GiB) two are equal with a probability of 1 in 512; ChaCha20-Poly1305 counts
-/// its nonces and has no such bound.
-const MAX_RANDOM_NONCES: u64 = 1 << 28;
-/// TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 (RFC 7905).
-const CHACHA20_POLY1305: u16 = 0xcca9;
 
 /// The local certificate and its private key are of no use to DTLS.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,6 +90,14 @@ impl DtlsContext {
         identity: Identity,
         handshake_timeout: Duration,
     ) -> Result<Self, IdentityError> {
+        Self::with_suites(identity, handshake_timeout, ciphers::suites())
+    }
+
+    fn with_suites(
+        identity: Identity,
+        handshake_timeout: Duration,
+        suites: &'static [&'static dyn SupportedDtls12CipherSuite],
+    ) -> Result<Self, IdentityError> {
         let config = |cookie| {
             dimpl::Config::builder()
                 .mtu(MTU)
@@ -103,7 +106,7 @@ impl DtlsContext {
                 .flight_start_rto(FLIGHT_RTO)
                 .flight_retries(8)
                 .handshake_timeout(handshake_timeout)
-                .with_crypto_provider(provider())
+                .with_crypto_provider(provider(suites))
                 // Every peer has these; a key pair for P-384 would cost more than all the rest of a handshake.
                 .kx_groups(&[NamedGroup::X25519, NamedGroup::Secp256r1])
                 .build()
@@ -125,26 +128,11 @@ impl DtlsContext {
     }
 }
 
-/// The cryptography of all sessions, with ChaCha20-Poly1305 first: the server takes the first of the client's list that
-/// it knows. AES-GCM is kept for peers that have nothing else (webrtc-rs).
-fn provider() -> CryptoProvider {
-    static SUITES: OnceLock<&'static [&'static dyn SupportedDtls12CipherSuite]> = OnceLock::new();
+/// The cryptography of all sessions.
+fn provider(suites: &'static [&'static dyn SupportedDtls12CipherSuite]) -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     provider.hmac_provider = &cookie::HMAC;
-    provider.cipher_suites = SUITES.get_or_init(|| {
-        let wanted = [
-            Dtls12CipherSuite::ECDHE_ECDSA_CHACHA20_POLY1305_SHA256,
-            Dtls12CipherSuite::ECDHE_ECDSA_AES128_GCM_SHA256,
-            Dtls12CipherSuite::ECDHE_ECDSA_AES256_GCM_SHA384,
-        ];
-        let find = |wanted| {
-            let mut known = provider.cipher_suites.iter().copied();
-            known.find(|suite| suite.suite() == wanted)
-        };
-        let suites = wanted.into_iter().filter_map(find).map(goodbye::aloud);
-        // Once per process: the engine wants the list for ever.
-        Box::leak(suites.collect())
-    });
+    provider.cipher_suites = suites;
     provider
 }
 
@@ -185,9 +173,8 @@ pub(crate) struct Dtls {
     cookie: Option<Cookie>,
     /// Datagrams and bytes of the handshake.
     received: (usize, usize),
-    /// Nonces are counted, so that the number of records has no bound.
-    counted_nonces: bool,
-    sent: u64,
+    /// Whether our records have explicit nonces (AES-GCM), which [`ciphers`] counts.
+    has_explicit_nonces: bool,
 }
 
 impl Dtls {
@@ -241,8 +228,7 @@ impl Dtls {
             connected: false,
             cookie: None,
             received: (0, 0),
-            counted_nonces: false,
-            sent: 0,
+            has_explicit_nonces: false,
         }
     }
 
@@ -264,14 +250,13 @@ impl Dtls {
     ) -> Result<(), DtlsError> {
         if !self.connected {
             // The engine takes the time from its last timeout.
-            self.session.handle_timeout(now).map_err(fatal)?;
-            self.counted_nonces |= is_chacha20_hello(datagram);
+            self.call(|session| session.handle_timeout(now))
+                .map_err(fatal)?;
             self.received.0 += 1;
             self.received.1 += datagram.len();
         }
         let cookie = self.cookie.filter(|_| !self.connected);
-        let session = &mut self.session;
-        let result = cookie::with(cookie, || session.handle_packet(datagram));
+        let result = self.call(|session| cookie::with(cookie, || session.handle_packet(datagram)));
         self.drain(now, path, outbox);
         match result {
             Err(error) if self.connected && is_goodbye(&error) => {
@@ -289,9 +274,9 @@ impl Dtls {
         path: Path,
         outbox: &mut Outbox,
     ) -> Result<(), DtlsError> {
-        let result = self.session.handle_timeout(now).map_err(fatal);
+        let result = self.call(|session| session.handle_timeout(now));
         self.drain(now, path, outbox);
-        result
+        result.map_err(fatal)
     }
 
     /// Protects and sends one SCTP packet.
@@ -302,16 +287,12 @@ impl Dtls {
         path: Path,
         outbox: &mut Outbox,
     ) -> Result<(), DtlsError> {
-        self.sent += 1;
-        if self.sent > MAX_RANDOM_NONCES && !self.counted_nonces {
-            return Err(DtlsError("the keys are used up".to_owned()));
-        }
         self.session.send_application_data(data).map_err(fatal)?;
         self.drain(now, path, outbox);
         Ok(())
     }
 
-    /// Says goodbye, so that the peer's application learns of it at once: see [`goodbye`].
+    /// Says goodbye, so that the peer's application learns of it at once: see [`ciphers`].
     pub(crate) fn close(&mut self, now: Instant, path: Path, outbox: &mut Outbox) {
         // A session that failed cannot say goodbye; there is nothing to do about it.
         if self.session.close().is_ok() {
@@ -329,6 +310,13 @@ impl Dtls {
         self.deadline
     }
 
+    /// Calls the engine where it may come to its keys.
+    fn call<T>(&mut self, call: impl FnOnce(&mut dimpl::Dtls) -> T) -> T {
+        let (result, explicit) = ciphers::noticing(|| call(&mut self.session));
+        self.has_explicit_nonces = explicit.unwrap_or(self.has_explicit_nonces);
+        result
+    }
+
     /// Takes all output of the engine, whose queues are short (30 in, 10 out) and fail when they overflow.
     fn drain(&mut self, now: Instant, path: Path, outbox: &mut Outbox) {
         loop {
@@ -336,13 +324,13 @@ impl Dtls {
                 session,
                 events,
                 connected,
-                counted_nonces,
+                has_explicit_nonces,
                 ..
             } = self;
             let step = outbox.push_with(path.remote, path.local_ip, |room| {
                 let (len, step) = drain_one(session, room);
-                if !*connected && let Some(len) = len {
-                    *counted_nonces |= is_chacha20_hello(&room[..len]);
+                if *has_explicit_nonces && let Some(len) = len {
+                    ciphers::write_nonces(&mut room[..len]);
                 }
                 (len, step)
             });
@@ -407,48 +395,15 @@ fn drain_large(session: &mut dimpl::Dtls, needed: usize) -> (Option<usize>, Step
     }
 }
 
-/// Whether a datagram begins with a ServerHello that chooses ChaCha20-Poly1305 (RFC 5246 section 7.4.1.3, with the
-/// record and handshake headers of RFC 6347).
-fn is_chacha20_hello(datagram: &[u8]) -> bool {
-    const RECORD_AND_HANDSHAKE_HEADERS: usize = 13 + 12;
-    const VERSION_AND_RANDOM: usize = 2 + 32;
-    if datagram.first() != Some(&22) || datagram.get(13) != Some(&2) {
-        return false;
-    }
-    let session_id = RECORD_AND_HANDSHAKE_HEADERS + VERSION_AND_RANDOM;
-    let suite = session_id + 1 + datagram.get(session_id).copied().map_or(0, usize::from);
-    datagram.get(suite..suite + 2) == Some(&CHACHA20_POLY1305.to_be_bytes())
-}
-
 fn is_goodbye(error: &dimpl::Error) -> bool {
     matches!(
         error,
         dimpl::Error::SecurityError(SecurityError::FatalAlert {
-            description: goodbye::USER_CANCELED
+            description: ciphers::USER_CANCELED
         })
     )
 }
 
 fn fatal(error: dimpl::Error) -> DtlsError {
     DtlsError(error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn server_hello(suite: u16) -> Vec<u8> {
-        let mut datagram = vec![0; 13 + 12 + 2 + 32];
-        (datagram[0], datagram[13]) = (22, 2);
-        datagram.extend_from_slice(&[3, 9, 9, 9]);
-        datagram.extend_from_slice(&suite.to_be_bytes());
-        datagram
-    }
-
-    #[test]
-    fn the_chosen_cipher_is_read_from_the_server_hello() {
-        assert!(is_chacha20_hello(&server_hello(CHACHA20_POLY1305)));
-        assert!(!is_chacha20_hello(&server_hello(0xc02b)));
-        assert!(!is_chacha20_hello(&server_hello(CHACHA20_POLY1305)[..60]));
-    }
 }

@@ -63,7 +63,7 @@ fn unhex(text: &str) -> Vec<u8> {
 }
 
 /// The certificate of all simulated peers.
-fn identity() -> Identity {
+pub(in crate::proto) fn identity() -> Identity {
     let key = SecretKey::from_slice(&unhex(PRIVATE_SCALAR)).unwrap();
     Identity {
         certificate_der: unhex(CERTIFICATE),

@@ -117,9 +117,9 @@ impl Driver {
             self.endpoint.handle_timeout(now);
         }
         more |= self.deliver(now);
-        self.wake();
         let blocked = self.unsent.is_some();
         let flushed = self.flush(cx, now);
+        self.wake();
         // The goodbye of the last call may yet have to leave by it.
         if flushed.is_ready() && !self.table.has_calls() && self.sockets.close_companion() {
             self.table.set_companion(None);

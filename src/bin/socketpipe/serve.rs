@@ -77,7 +77,7 @@ pub(crate) async fn run(state: State, options: Serve, output: &Output) -> Result
     let shared = websocket
         .as_ref()
         .map(|open| (open.local_addr(), open.is_tls()));
-    let (node, task) = start_node(&config, transports, &server, &mut ports, shared)
+    let (node, task) = start_node(&config, transports, &server, &mut ports, (shared, *output))
         .await?
         .unzip();
     let websocket = websocket.map(|open| share_port(open, node.as_ref()));
@@ -205,7 +205,7 @@ async fn start_node(
     transports: Option<(Keypair, Transports)>,
     server: &Server,
     ports: &mut Ports,
-    websocket: Option<(SocketAddr, bool)>,
+    (websocket, output): (Option<(SocketAddr, bool)>, Output),
 ) -> Result<Option<(Node, NodeTask)>, Failed> {
     let Some((key, transports)) = transports else {
         return Ok(None);
@@ -217,6 +217,7 @@ async fn start_node(
             .map(|address| ports.multiaddr(address))
             .collect(),
         websocket,
+        output,
     };
     let (node, task) = Node::start(key, transports, options).await?;
     let incoming = node.control.accept().ok_or("sessions are accepted twice")?;

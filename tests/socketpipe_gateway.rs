@@ -343,11 +343,17 @@ fn a_connection_by_websocket_tells_how_it_goes() {
 /// Runs `connect` with this in a pipe as its input, to its end.
 fn connect_with_input(serve: &Serve, input: &str) -> Output {
     let invitation = serve.invite(&["--no-qr"]).to_string();
+    connect_to(&[&invitation], input)
+}
+
+/// The same with these arguments.
+fn connect_to(args: &[&str], input: &str) -> Output {
     let state = Directory::new();
     let mut child = Command::new(socketpipe_gateway_common::PROGRAM)
         .arg("--state")
         .arg(state.path())
-        .args(["connect", &invitation])
+        .arg("connect")
+        .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -784,6 +790,21 @@ fn addresses_survive_a_restart() {
         assert_eq!(serve.info[key], before[key]);
     }
     assert_ne!(serve.info["invitation"], before["invitation"]);
+}
+
+#[test]
+fn an_address_is_told_once_though_the_page_is_called_by_it() {
+    let mut serve = Serve::start(&[]);
+    let page = serve.info["websocket"][0].as_str().unwrap();
+    let page = page.replacen("ws", "http", 1).replace("pty", "");
+    assert!(serve.running.terminate().success());
+    let directory = std::mem::replace(&mut serve.directory, Directory::new());
+    let config = directory.join("config.toml");
+    fs::write(&config, format!("[websocket]\npublic_url = \"{page}\"\n")).unwrap();
+    let serve = Serve::start_in(directory, &["--config", &config]);
+    let addresses = serve.info["addresses"].as_array().unwrap();
+    let of_page = |address: &&Value| address.as_str().unwrap().contains("/ws/webrtc");
+    assert_eq!(addresses.iter().filter(of_page).count(), 1, "{addresses:?}");
 }
 
 #[test]

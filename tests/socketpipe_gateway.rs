@@ -427,6 +427,42 @@ fn the_first_invitation_is_good_once() {
 }
 
 #[test]
+fn a_url_without_a_path_is_good_for_a_terminal_and_a_wrong_path_is_told() {
+    let serve = Serve::start(&["--shell", "/bin/sh"]);
+    let invitation = serve.invite(&["--uses", "0"]);
+    let base = invitation.websocket.strip_suffix("/pty").unwrap();
+    let state = Directory::new();
+    let connect = |url: &str| {
+        let args = ["connect", "--token", &invitation.token, url];
+        run(state.path(), &args)
+    };
+    for url in [base.to_owned(), format!("{base}/")] {
+        let output = connect(&url);
+        assert_eq!(output.status.code(), Some(0), "{url}: {output:?}");
+    }
+    let output = connect(&format!("{base}/nowhere"));
+    assert_eq!(output.status.code(), Some(255), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("/nowhere") && said.contains("Terminals are at /pty"),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_url_of_a_tunnel_opens_a_tunnel() {
+    let target = format!("127.0.0.1:{}", echo_service());
+    let serve = Serve::start(&["--allow", &target]);
+    let invitation = tunnels(&serve);
+    let url = invitation.websocket.as_str();
+    assert!(url.ends_with("/tunnel"), "{url}");
+    let args = ["--token", &invitation.token, "--to", &target, url];
+    let output = connect_to(&args, "there and back");
+    assert_eq!(output.stdout, b"there and back", "{output:?}");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[test]
 fn over_libp2p_the_first_invitation_is_good_for_one_peer() {
     let serve = Serve::start(&["--shell", "/bin/sh"]);
     let invitation = serve.first();

@@ -170,8 +170,13 @@ fn parse(text: &str, mode: Mode) -> Result<Invitation, Failed> {
         });
     }
     if text.starts_with("ws://") || text.starts_with("wss://") {
+        let mode = match text.ends_with("/tunnel") {
+            true => Mode::Tunnel,
+            false => mode,
+        };
         return Ok(Invitation {
             websocket: text.to_owned(),
+            mode,
             ..bare
         });
     }
@@ -285,6 +290,8 @@ mod tests {
         assert_eq!(by_address.addresses.len(), 1);
         let by_url = parse("wss://example.com/pty", Mode::Pty).unwrap();
         assert_eq!(by_url.websocket, "wss://example.com/pty");
+        let of_a_tunnel = parse("wss://example.com/tunnel", Mode::Pty).unwrap();
+        assert_eq!(of_a_tunnel.mode, Mode::Tunnel, "the path says so");
         let link = format!("https://example.com/#{by_url}");
         assert_eq!(parse(&link, Mode::Tunnel).unwrap(), by_url);
         for wrong in ["/ip4/127.0.0.1/tcp/1", "/nonsense", "example.com", ""] {

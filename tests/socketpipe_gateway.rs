@@ -844,6 +844,39 @@ fn an_address_is_told_once_though_the_page_is_called_by_it() {
 }
 
 #[test]
+fn why_a_server_is_not_reachable_is_one_line_and_one_for_each_address() {
+    let mut serve = Serve::start(&[]);
+    let mut invitation = serve.first();
+    assert!(serve.running.terminate().success());
+    invitation.websocket.clear();
+    // Nothing answers to QUIC on a port that is closed: that takes long.
+    invitation.addresses.retain(|address| {
+        let text = address.to_string();
+        !text.contains("quic") && !text.contains("/ws/")
+    });
+    let output = run(
+        serve.directory.path(),
+        &["connect", &invitation.to_string()],
+    );
+    assert_eq!(output.status.code(), Some(255), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    let error: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    let message = error["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("not reachable: ") && message.ends_with(" (2 addresses tried)"),
+        "{message}"
+    );
+    assert!(!message.contains("/ip4/"), "{message}");
+    let tried: Vec<_> = error["tried"].as_array().unwrap().iter().collect();
+    assert_eq!(tried.len(), 2, "{tried:?}");
+    for line in tried {
+        let line = line.as_str().unwrap();
+        assert!(line.starts_with("/ip4/127.0.0.1/"), "{line}");
+        assert!(line.len() < 120 && !line.contains("/p2p/"), "{line}");
+    }
+}
+
+#[test]
 fn listed_peers_come_in_without_a_token_until_they_are_removed() {
     let serve = Serve::start(&["--shell", "/bin/sh"]);
     let way = address(&serve.first(), "quic-v1");

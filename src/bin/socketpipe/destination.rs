@@ -9,7 +9,7 @@ use libp2p::Multiaddr;
 use libp2p_rtc::{
     CallConfig, Caller,
     socketpipe::{
-        Control, OpenError, RemoteSession, SessionOptions, WebRtc,
+        ConnectError, Control, OpenError, RemoteSession, SessionOptions, WebRtc,
         invitation::{Invitation, InvitationError, peer_of},
         open,
         session::Mode,
@@ -249,7 +249,7 @@ impl Ways {
             let servers = websocket.ice_servers(options.config.token.clone());
             options = options.webrtc(webrtc.with_servers(servers));
         }
-        let unreachable = || OpenError::Unreachable("there is no address".to_owned());
+        let unreachable = || OpenError::Unreachable(ConnectError::fatal("there is no address"));
         let Some((control, peer)) = self
             .control
             .as_ref()

@@ -14,7 +14,7 @@ pub(crate) mod addr;
 )]
 pub(crate) mod call;
 mod certificate;
-mod config;
+pub(crate) mod config;
 pub(crate) mod connecting;
 mod connection;
 mod dialer;

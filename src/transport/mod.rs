@@ -33,6 +33,7 @@ pub(crate) mod timer;
     reason = "the file is named after the trait it implements"
 )]
 mod transport;
+pub(crate) mod watcher;
 
 pub use call::{CallConfig, Caller, IceServer, IceServerError};
 pub use certificate::{Certificate, CertificateError};

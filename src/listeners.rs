@@ -18,8 +18,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 ///
 /// ```
 /// # use libp2p_core::{Multiaddr, transport::ListenerId};
-/// # async fn drive(mut listen_on: impl FnMut(&Multiaddr) -> Result<ListenerId, std::io::Error>) {
-/// # let (address, id): (Multiaddr, ListenerId) = todo!();
+/// # async fn drive(
+/// #     (id, address): (ListenerId, Multiaddr),
+/// #     mut listen_on: impl FnMut(&Multiaddr) -> Result<ListenerId, std::io::Error>,
+/// # ) {
 /// let mut listeners = libp2p_rtc::Listeners::default();
 /// // After `Swarm::listen_on`:
 /// listeners.opened(id, address);
@@ -234,6 +236,6 @@ mod tests {
         listeners.ended(id).unwrap();
         let short = FIRST_PAUSE / 2;
         timeout(short, listeners.due()).await.unwrap_err();
-        timeout(FIRST_PAUSE, listeners.due()).await.unwrap();
+        drop(timeout(FIRST_PAUSE, listeners.due()).await.unwrap());
     }
 }

@@ -143,7 +143,7 @@ fn told(way: Way, error: &ConnectError) -> String {
 
 fn tell(output: &Output, reason: &str) {
     let text = format!(
-        "not reachable over libp2p ({}), trying the WebSocket",
+        "not reachable over libp2p: {}; trying the WebSocket",
         harmless(reason)
     );
     output.note(

@@ -16,6 +16,7 @@ mod frames;
 #[cfg(any(test, feature = "__fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod listeners;
 mod proto;
 #[cfg(feature = "socketpipe")]
 pub mod socketpipe;
@@ -23,6 +24,7 @@ mod transport;
 #[cfg(feature = "websocket")]
 pub mod websocket;
 
+pub use listeners::{Due, Ended, Listeners};
 pub use transport::{
     CallConfig, Caller, Certificate, CertificateError, Config, ConfigError, Connecting, Connection,
     ConnectionError, DialMode, Error, IceServer, IceServerError, Limits, Metrics, NoiseError,

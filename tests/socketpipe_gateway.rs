@@ -343,11 +343,17 @@ fn a_connection_by_websocket_tells_how_it_goes() {
 /// Runs `connect` with this in a pipe as its input, to its end.
 fn connect_with_input(serve: &Serve, input: &str) -> Output {
     let invitation = serve.invite(&["--no-qr"]).to_string();
+    connect_to(&[&invitation], input)
+}
+
+/// The same with these arguments.
+fn connect_to(args: &[&str], input: &str) -> Output {
     let state = Directory::new();
     let mut child = Command::new(socketpipe_gateway_common::PROGRAM)
         .arg("--state")
         .arg(state.path())
-        .args(["connect", &invitation])
+        .arg("connect")
+        .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -418,6 +424,42 @@ fn the_first_invitation_is_good_once() {
         said.contains("1000") && said.contains("used already"),
         "{said}"
     );
+}
+
+#[test]
+fn a_url_without_a_path_is_good_for_a_terminal_and_a_wrong_path_is_told() {
+    let serve = Serve::start(&["--shell", "/bin/sh"]);
+    let invitation = serve.invite(&["--uses", "0"]);
+    let base = invitation.websocket.strip_suffix("/pty").unwrap();
+    let state = Directory::new();
+    let connect = |url: &str| {
+        let args = ["connect", "--token", &invitation.token, url];
+        run(state.path(), &args)
+    };
+    for url in [base.to_owned(), format!("{base}/")] {
+        let output = connect(&url);
+        assert_eq!(output.status.code(), Some(0), "{url}: {output:?}");
+    }
+    let output = connect(&format!("{base}/nowhere"));
+    assert_eq!(output.status.code(), Some(255), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("/nowhere") && said.contains("Terminals are at /pty"),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_url_of_a_tunnel_opens_a_tunnel() {
+    let target = format!("127.0.0.1:{}", echo_service());
+    let serve = Serve::start(&["--allow", &target]);
+    let invitation = tunnels(&serve);
+    let url = invitation.websocket.as_str();
+    assert!(url.ends_with("/tunnel"), "{url}");
+    let args = ["--token", &invitation.token, "--to", &target, url];
+    let output = connect_to(&args, "there and back");
+    assert_eq!(output.stdout, b"there and back", "{output:?}");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
 #[test]
@@ -784,6 +826,54 @@ fn addresses_survive_a_restart() {
         assert_eq!(serve.info[key], before[key]);
     }
     assert_ne!(serve.info["invitation"], before["invitation"]);
+}
+
+#[test]
+fn an_address_is_told_once_though_the_page_is_called_by_it() {
+    let mut serve = Serve::start(&[]);
+    let page = serve.info["websocket"][0].as_str().unwrap();
+    let page = page.replacen("ws", "http", 1).replace("pty", "");
+    assert!(serve.running.terminate().success());
+    let directory = std::mem::replace(&mut serve.directory, Directory::new());
+    let config = directory.join("config.toml");
+    fs::write(&config, format!("[websocket]\npublic_url = \"{page}\"\n")).unwrap();
+    let serve = Serve::start_in(directory, &["--config", &config]);
+    let addresses = serve.info["addresses"].as_array().unwrap();
+    let of_page = |address: &&Value| address.as_str().unwrap().contains("/ws/webrtc");
+    assert_eq!(addresses.iter().filter(of_page).count(), 1, "{addresses:?}");
+}
+
+#[test]
+fn why_a_server_is_not_reachable_is_one_line_and_one_for_each_address() {
+    let mut serve = Serve::start(&[]);
+    let mut invitation = serve.first();
+    assert!(serve.running.terminate().success());
+    invitation.websocket.clear();
+    // Nothing answers to QUIC on a port that is closed: that takes long.
+    invitation.addresses.retain(|address| {
+        let text = address.to_string();
+        !text.contains("quic") && !text.contains("/ws/")
+    });
+    let output = run(
+        serve.directory.path(),
+        &["connect", &invitation.to_string()],
+    );
+    assert_eq!(output.status.code(), Some(255), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    let error: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    let message = error["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("not reachable: ") && message.ends_with(" (2 addresses tried)"),
+        "{message}"
+    );
+    assert!(!message.contains("/ip4/"), "{message}");
+    let tried: Vec<_> = error["tried"].as_array().unwrap().iter().collect();
+    assert_eq!(tried.len(), 2, "{tried:?}");
+    for line in tried {
+        let line = line.as_str().unwrap();
+        assert!(line.starts_with("/ip4/127.0.0.1/"), "{line}");
+        assert!(line.len() < 120 && !line.contains("/p2p/"), "{line}");
+    }
 }
 
 #[test]

@@ -164,7 +164,7 @@ async fn a_peer_that_offers_nothing_says_so() {
     let Err(OpenError::Unreachable(why)) = opened else {
         panic!("opened: {opened:?}");
     };
-    assert!(why.contains("does not offer tunnels"), "{why}");
+    assert!(why.message.contains("does not offer tunnels"), "{why}");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use libp2p::{
     multiaddr::Protocol,
     swarm::SwarmEvent,
 };
+use libp2p_rtc::{Due, Ended, Listeners};
 use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -26,6 +27,7 @@ const KEEP: Duration = Duration::from_secs(10);
 /// A running node.
 struct Node<'a> {
     swarm: Swarm<Behaviour>,
+    listeners: Listeners,
     folder: Folder,
     output: Output,
     /// Where to begin; empty as soon as the node has begun.
@@ -48,11 +50,13 @@ pub(crate) async fn run(
     let folder = Folder::create(&options.folder)?;
     let mut swarm = node::build(folder.identity()?, &options.protocol, kad::Mode::Server)?;
     let port = folder.port()?;
+    let mut listeners = Listeners::default();
     for addr in &options.listen {
         let addr = with_port(addr, port);
-        swarm
+        let id = swarm
             .listen_on(addr.clone())
             .map_err(|error| format!("{addr}: {}", chain(&error)))?;
+        listeners.opened(id, addr);
     }
     let bootstrap = options.bootstrap.iter().cloned().chain(folder.peers()?);
     let bootstrap: Vec<_> = bootstrap.collect();
@@ -61,6 +65,7 @@ pub(crate) async fn run(
     }
     let mut node = Node {
         swarm,
+        listeners,
         folder,
         output,
         bootstrap,
@@ -83,6 +88,7 @@ impl Node<'_> {
             tokio::select! {
                 () = &mut stop => return Ok(()),
                 _ = keep.tick() => self.keep()?,
+                due = self.listeners.due() => self.listen_again(due),
                 event = self.swarm.select_next_some() => self.on_event(event)?,
             }
         }
@@ -90,7 +96,13 @@ impl Node<'_> {
 
     fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) -> Result<(), Box<dyn Error>> {
         match event {
-            SwarmEvent::NewListenAddr { address, .. } => self.on_address(address)?,
+            SwarmEvent::NewListenAddr {
+                listener_id,
+                address,
+            } => {
+                self.listeners.found(listener_id, &address);
+                self.on_address(address)?;
+            }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 self.swarm.remove_external_address(&address);
                 let full = address.with(Protocol::P2p(*self.swarm.local_peer_id()));
@@ -102,8 +114,14 @@ impl Node<'_> {
             }
             SwarmEvent::ListenerError { error, .. } => complain(&chain(&error)),
             SwarmEvent::ListenerClosed {
-                reason: Err(error), ..
-            } => return Err(error.into()),
+                listener_id,
+                reason: Err(error),
+                ..
+            } => {
+                if let Some(ended) = self.listeners.ended(listener_id) {
+                    complain_of_end(&ended, &chain(&error));
+                }
+            }
             SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
                 self.on_failure(peer_id, &error)?
             }
@@ -118,6 +136,13 @@ impl Node<'_> {
             _ => {}
         }
         Ok(())
+    }
+
+    fn listen_again(&mut self, due: Due) {
+        match self.swarm.listen_on(due.address().clone()) {
+            Ok(id) => self.listeners.reopened(due, id),
+            Err(error) => complain_of_end(&self.listeners.failed(due), &chain(&error)),
+        }
     }
 
     fn on_address(&mut self, address: Multiaddr) -> Result<(), Box<dyn Error>> {
@@ -229,6 +254,14 @@ impl Node<'_> {
         }
         Ok(())
     }
+}
+
+fn complain_of_end(ended: &Ended, reason: &str) {
+    let seconds = ended.pause.as_secs();
+    complain(&format!(
+        "does not listen on {} any more ({reason}), next try in {seconds} s",
+        ended.address
+    ));
 }
 
 /// The address with this port in the place of port 0.

@@ -130,8 +130,11 @@ pub trait Connector: Send + 'static {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ConnectError {
-    /// For people.
+    /// For people, in one sentence.
     pub message: String,
+    /// One line for each address that was tried: which, and why there is no way there. Empty if there is no more to say than
+    /// the message does.
+    pub tried: Vec<String>,
     /// Trying again is of no use.
     pub fatal: bool,
 }
@@ -141,6 +144,7 @@ impl ConnectError {
     pub fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
+            tried: Vec::new(),
             fatal: false,
         }
     }
@@ -149,6 +153,7 @@ impl ConnectError {
     pub fn fatal(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
+            tried: Vec::new(),
             fatal: true,
         }
     }
@@ -163,7 +168,7 @@ pub enum OpenError {
     Refused(Failure),
     /// The server cannot be reached.
     #[error("not reachable: {0}")]
-    Unreachable(String),
+    Unreachable(ConnectError),
     /// The session ended before it began.
     #[error("ended during the handshake")]
     Ended(End),
@@ -382,7 +387,9 @@ pub async fn open(
     match answer.await {
         Ok(Ok(())) => Ok(session),
         Ok(Err(error)) => Err(error),
-        Err(_) => Err(OpenError::Unreachable("the runtime stops".to_owned())),
+        Err(_) => Err(OpenError::Unreachable(ConnectError::fatal(
+            "the runtime stops",
+        ))),
     }
 }
 

@@ -31,7 +31,7 @@ pub use self::{
 };
 pub(crate) use self::{
     caller::{Help, Place},
-    flow::Flow,
+    flow::{ByteStream, Flow},
     messages::MessageChannel,
     names::Names,
 };

@@ -20,6 +20,10 @@ const MIN_MESSAGE: usize = 16 * 1024;
 /// The smallest value of `max_frame_size`: below it framing costs more than the data.
 const MIN_FRAME: usize = 256;
 
+/// The longest time that can be set: for ever, as far as a connection is concerned, and it keeps sums with an instant from
+/// overflowing.
+pub(crate) const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// Which form of the WebRTC-direct handshake a dialer uses. Listeners always accept both.
 ///
 /// The forms differ in the ICE credentials only. Every deployed listener answers [`V1`](Self::V1), only newer ones
@@ -291,7 +295,7 @@ impl Default for Limits {
     }
 }
 
-/// A setting that is out of its range.
+/// A setting of either transport that is out of its range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{setting} must be {rule}")]
 pub struct ConfigError {
@@ -300,7 +304,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// The name of the field of [`Limits`].
+    /// The name of the field of the limits.
     pub fn setting(&self) -> &'static str {
         self.setting
     }
@@ -345,8 +349,6 @@ impl Limits {
         ] {
             check(!value.is_zero(), setting, "more than zero")?;
         }
-        // A year is for ever here, and keeps sums with an instant from overflowing.
-        let year = Duration::from_secs(365 * 24 * 60 * 60);
         for (setting, value) in [
             ("handshake_timeout", self.handshake_timeout),
             ("idle_timeout", self.idle_timeout),
@@ -354,7 +356,7 @@ impl Limits {
             ("close_timeout", self.close_timeout),
             ("stalled_stream_timeout", self.stalled_stream_timeout),
         ] {
-            check(value <= year, setting, "at most a year")?;
+            check(value <= YEAR, setting, "at most a year")?;
         }
         Ok(())
     }
@@ -447,7 +449,11 @@ impl Limits {
 }
 
 /// One rule of the configuration.
-fn check(holds: bool, setting: &'static str, rule: &'static str) -> Result<(), ConfigError> {
+pub(crate) fn check(
+    holds: bool,
+    setting: &'static str,
+    rule: &'static str,
+) -> Result<(), ConfigError> {
     if holds {
         Ok(())
     } else {

@@ -95,7 +95,8 @@ pub enum Error {
     /// The connection ended while it was being set up.
     #[error("the connection ended while it was set up")]
     Connection(#[source] ConnectionError),
-    /// The task that serves a listener's socket has ended by itself: the runtime shuts down, or it panicked. Listen again.
+    /// The task that serves a listener's socket has ended by itself: the runtime shuts down, or it panicked. Listen again:
+    /// [`Listeners`](crate::Listeners) says when.
     #[error("the task that serves the socket has ended")]
     SocketEnded,
     /// A hole can only be punched from the socket of a listener, and none fits the remote address.

@@ -1,30 +1,25 @@
-//! The addresses that a listener announces: its own, or those of all network interfaces, kept current.
+//! The addresses that a listener of either transport announces: its own, or those of all network interfaces, kept current.
 
 use std::{
     collections::BTreeSet,
     io,
     net::{IpAddr, SocketAddr},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use if_watch::{IfEvent, tokio::IfWatcher};
+use libp2p_core::{
+    Multiaddr,
+    transport::{ListenerId, TransportEvent},
+};
 
-/// What has changed.
-#[derive(Debug)]
-pub(crate) enum Change {
-    /// An address is to be announced.
-    Up(IpAddr),
-    /// It is one no longer.
-    Down(IpAddr),
-    /// The interfaces cannot be watched any more. The addresses stay as they were last known.
-    Failed(io::Error),
-}
+use super::watcher::{Change, Watcher};
 
 /// See the module's documentation.
 pub(crate) struct Interfaces {
+    listener: ListenerId,
     bound: SocketAddr,
     /// Only for a wildcard address.
-    watcher: Option<IfWatcher>,
+    watcher: Option<Watcher>,
     /// A concrete address that was not told yet.
     own: Option<IpAddr>,
     /// Addresses announced and not expired.
@@ -32,56 +27,83 @@ pub(crate) struct Interfaces {
 }
 
 impl Interfaces {
-    /// For a socket that is bound to this address.
+    /// For a listener whose socket is bound to this address.
     ///
     /// # Errors
     /// When it is bound to all addresses, and the system gives no list of interfaces.
-    pub(crate) fn new(bound: SocketAddr) -> io::Result<Self> {
+    pub(crate) fn new(listener: ListenerId, bound: SocketAddr) -> io::Result<Self> {
         let any = bound.ip().is_unspecified();
         Ok(Self {
+            listener,
             bound,
-            watcher: any.then(IfWatcher::new).transpose()?,
+            watcher: any.then(Watcher::new).transpose()?,
             own: (!any).then(|| bound.ip()),
             announced: BTreeSet::new(),
         })
     }
 
-    /// The next change.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Change> {
+    /// The next change, as the swarm is told of it; `address` is the form in which an address of this listener is announced.
+    pub(crate) fn poll<U, E: From<io::Error>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        address: impl Fn(IpAddr) -> Multiaddr,
+    ) -> Poll<TransportEvent<U, E>> {
+        let listener_id = self.listener;
+        Poll::Ready(match ready!(self.poll_change(cx)) {
+            Change::Up(ip) => TransportEvent::NewAddress {
+                listener_id,
+                listen_addr: address(ip),
+            },
+            Change::Down(ip) => TransportEvent::AddressExpired {
+                listener_id,
+                listen_addr: address(ip),
+            },
+            Change::Failed(error) => TransportEvent::ListenerError {
+                listener_id,
+                error: error.into(),
+            },
+        })
+    }
+
+    fn poll_change(&mut self, cx: &mut Context<'_>) -> Poll<Change> {
         if let Some(own) = self.own.take() {
             self.announced.insert(own);
             return Poll::Ready(Change::Up(own));
         }
-        while let Some(watcher) = &mut self.watcher {
-            let Poll::Ready(event) = watcher.poll_if_event(cx) else {
-                return Poll::Pending;
+        let Some(watcher) = &mut self.watcher else {
+            return Poll::Pending;
+        };
+        loop {
+            let change = ready!(watcher.poll(cx));
+            let is_told = match &change {
+                Change::Up(ip) => is_announced(self.bound, *ip) && self.announced.insert(*ip),
+                Change::Down(ip) => self.announced.remove(ip),
+                Change::Failed(_) => true,
             };
-            match event {
-                Ok(IfEvent::Up(net))
-                    if is_announced(self.bound, net.addr())
-                        && self.announced.insert(net.addr()) =>
-                {
-                    return Poll::Ready(Change::Up(net.addr()));
-                }
-                Ok(IfEvent::Down(net)) if self.announced.remove(&net.addr()) => {
-                    return Poll::Ready(Change::Down(net.addr()));
-                }
-                Ok(IfEvent::Up(_) | IfEvent::Down(_)) => {}
-                Err(error) => {
-                    // The watcher would repeat it for ever.
-                    self.watcher = None;
-                    return Poll::Ready(Change::Failed(error));
-                }
+            if is_told {
+                return Poll::Ready(change);
             }
         }
-        Poll::Pending
     }
 
-    /// Nothing is announced any more: what was.
-    pub(crate) fn close(&mut self) -> BTreeSet<IpAddr> {
+    /// The listener has ended for this reason: what the swarm is told, and nothing after it.
+    pub(crate) fn close<U, E>(
+        &mut self,
+        reason: Result<(), E>,
+        address: impl Fn(IpAddr) -> Multiaddr,
+    ) -> impl Iterator<Item = TransportEvent<U, E>> {
         self.watcher = None;
         self.own = None;
-        std::mem::take(&mut self.announced)
+        let listener_id = self.listener;
+        let announced = std::mem::take(&mut self.announced).into_iter();
+        let expired = announced.map(move |ip| TransportEvent::AddressExpired {
+            listener_id,
+            listen_addr: address(ip),
+        });
+        expired.chain(std::iter::once(TransportEvent::ListenerClosed {
+            listener_id,
+            reason,
+        }))
     }
 }
 

@@ -24,7 +24,7 @@ use crate::transport::{
     dialer::{Dialed, SocketFactory},
     driver::{RetiredSocket, SocketHandle},
     error::Error,
-    interfaces::{Change, Interfaces},
+    interfaces::Interfaces,
 };
 
 /// What a listener reports to the transport.
@@ -113,7 +113,7 @@ impl Listener {
     ) -> Result<Self, Error> {
         let listener = Self {
             id,
-            interfaces: Interfaces::new(socket.local_addr())?,
+            interfaces: Interfaces::new(id, socket.local_addr())?,
             socket,
             factory,
             events: VecDeque::new(),
@@ -164,14 +164,8 @@ impl Listener {
     }
 
     fn announce_end(&mut self, reason: Result<(), Error>) {
-        for ip in self.interfaces.close() {
-            let expired = self.expired(ip);
-            self.events.push_back(expired);
-        }
-        self.events.push_back(TransportEvent::ListenerClosed {
-            listener_id: self.id,
-            reason,
-        });
+        let name = address_of(&self.socket, &self.factory);
+        self.events.extend(self.interfaces.close(reason, name));
     }
 
     /// The socket's driver has ended under us. Nothing comes any more, and whoever listens has to know.
@@ -181,33 +175,10 @@ impl Listener {
         self.announce_end(Err(Error::SocketEnded));
     }
 
-    /// The dialable form of one of our addresses.
-    fn address(&self, ip: IpAddr) -> Multiaddr {
-        let addr = SocketAddr::new(ip, self.socket.local_addr().port());
-        listen_addr(addr, &[self.factory.config.certificate.fingerprint()])
-    }
-
-    fn expired(&self, ip: IpAddr) -> TransportEvent<Connecting, Error> {
-        TransportEvent::AddressExpired {
-            listener_id: self.id,
-            listen_addr: self.address(ip),
-        }
-    }
-
     /// Queues what has changed on the interfaces.
     fn poll_interfaces(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(change) = self.interfaces.poll(cx) {
-            let event = match change {
-                Change::Up(ip) => TransportEvent::NewAddress {
-                    listener_id: self.id,
-                    listen_addr: self.address(ip),
-                },
-                Change::Down(ip) => self.expired(ip),
-                Change::Failed(error) => TransportEvent::ListenerError {
-                    listener_id: self.id,
-                    error: error.into(),
-                },
-            };
+        let name = address_of(&self.socket, &self.factory);
+        while let Poll::Ready(event) = self.interfaces.poll(cx, &name) {
             self.events.push_back(event);
         }
     }
@@ -223,6 +194,13 @@ impl Listener {
             local_addr: remote_addr(SocketAddr::new(local_ip, bound.port())),
         })
     }
+}
+
+/// The dialable form of the addresses of a listener.
+fn address_of(socket: &SocketHandle, factory: &SocketFactory) -> impl Fn(IpAddr) -> Multiaddr {
+    let port = socket.local_addr().port();
+    let fingerprint = factory.config.certificate.fingerprint();
+    move |ip| listen_addr(SocketAddr::new(ip, port), &[fingerprint])
 }
 
 impl Stream for Listener {

@@ -14,7 +14,7 @@ pub(crate) mod addr;
 )]
 pub(crate) mod call;
 mod certificate;
-mod config;
+pub(crate) mod config;
 pub(crate) mod connecting;
 mod connection;
 mod dialer;
@@ -33,6 +33,7 @@ pub(crate) mod timer;
     reason = "the file is named after the trait it implements"
 )]
 mod transport;
+pub(crate) mod watcher;
 
 pub use call::{CallConfig, Caller, IceServer, IceServerError};
 pub use certificate::{Certificate, CertificateError};

@@ -11,7 +11,10 @@ use super::{
     },
     link::MAX_DATA,
 };
-use crate::transport::call::{CallConfig, Caller, IceServer};
+use crate::transport::{
+    call::{CallConfig, Caller, IceServer},
+    config::{ConfigError, YEAR, check},
+};
 
 /// Gives the servers for one call.
 #[derive(Clone)]
@@ -46,9 +49,6 @@ pub struct Config {
     pub(crate) limiter: RateLimiter,
     pub(crate) limits: Limits,
 }
-
-/// For ever, as far as a connection is concerned; later instants may be none.
-const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Limits and times; each field has a setter at [`Config`]. Listening and dialing fail when one is out of its range: times
 /// are more than zero and at most a year.
@@ -91,24 +91,9 @@ impl Default for Limits {
     }
 }
 
-/// A limit that is out of its range.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{setting} must be {rule}")]
-pub struct LimitError {
-    setting: &'static str,
-    rule: &'static str,
-}
-
-impl LimitError {
-    /// The name of the field of [`Limits`].
-    pub fn setting(&self) -> &'static str {
-        self.setting
-    }
-}
-
 impl Limits {
     /// Checks every range that the fields document.
-    pub(crate) fn validate(&self) -> Result<(), LimitError> {
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         let times = [
             ("webrtc_timeout", self.webrtc_timeout),
             ("retry_after", self.retry_after),
@@ -129,13 +114,6 @@ impl Limits {
             "max_message",
             "at least 32768",
         )
-    }
-}
-
-fn check(is_good: bool, setting: &'static str, rule: &'static str) -> Result<(), LimitError> {
-    match is_good {
-        true => Ok(()),
-        false => Err(LimitError { setting, rule }),
     }
 }
 

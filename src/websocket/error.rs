@@ -7,11 +7,10 @@ use libp2p_identity::PeerId;
 
 use super::{
     addr::AddrError,
-    config::LimitError,
     conversation::Ended,
     http::{client::UpgradeError, tls::TlsError},
 };
-use crate::{ConnectionError as WebRtcError, Error as SetupError};
+use crate::{ConfigError, ConnectionError as WebRtcError, Error as SetupError};
 
 /// Why listening, dialing or setting a connection up failed.
 ///
@@ -35,7 +34,7 @@ pub enum Error {
     Name,
     /// A limit of the configuration is out of its range.
     #[error("a limit of the configuration is out of its range")]
-    Limits(#[from] LimitError),
+    Limits(#[from] ConfigError),
     /// Listening with TLS needs a certificate and its key.
     #[error("there is no certificate to listen with TLS")]
     NoCertificate,

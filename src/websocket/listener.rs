@@ -7,7 +7,7 @@
 use std::{
     collections::VecDeque,
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -25,18 +25,15 @@ use super::{
     addr::{ListenAddr, remote_addr},
     error::Error,
     http::{
-        answer::{Answer, NOTHING_HERE, Path, Refusal, Sender, TOO_OFTEN},
-        server::{self, Place, Room},
+        answer::{Answer, NOTHING_HERE, Path, Refusal, TOO_OFTEN},
+        server::{Client, Place, Room},
         tls::ServerTls,
     },
     lanes::Lanes,
     setup::{Connecting, Setup},
     transport::{Common, now},
 };
-use crate::{
-    proto::Side,
-    transport::interfaces::{Change, Interfaces},
-};
+use crate::{proto::Side, transport::interfaces::Interfaces};
 
 /// Connections that the system may hold before they are accepted.
 const BACKLOG: i32 = 1024;
@@ -106,7 +103,7 @@ impl Listener {
             id,
             common,
             addr,
-            interfaces: Interfaces::new(addr.socket)?,
+            interfaces: Interfaces::new(id, addr.socket)?,
             arrivals: acceptor.open(),
             setups: FuturesUnordered::new(),
             server: None,
@@ -128,14 +125,9 @@ impl Listener {
             return false;
         }
         self.stop();
-        for ip in self.interfaces.close() {
-            let expired = self.expired(ip);
-            self.events.push_back(expired);
-        }
-        self.events.push_back(TransportEvent::ListenerClosed {
-            listener_id: self.id,
-            reason: Ok(()),
-        });
+        let addr = self.addr;
+        let end = self.interfaces.close(Ok(()), |ip| addr.at(ip));
+        self.events.extend(end);
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
@@ -151,27 +143,10 @@ impl Listener {
         }
     }
 
-    fn expired(&self, ip: IpAddr) -> Event {
-        TransportEvent::AddressExpired {
-            listener_id: self.id,
-            listen_addr: self.addr.at(ip),
-        }
-    }
-
     /// Queues what has changed on the interfaces.
     fn poll_interfaces(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(change) = self.interfaces.poll(cx) {
-            let event = match change {
-                Change::Up(ip) => TransportEvent::NewAddress {
-                    listener_id: self.id,
-                    listen_addr: self.addr.at(ip),
-                },
-                Change::Down(ip) => self.expired(ip),
-                Change::Failed(error) => TransportEvent::ListenerError {
-                    listener_id: self.id,
-                    error: error.into(),
-                },
-            };
+        let addr = self.addr;
+        while let Poll::Ready(event) = self.interfaces.poll(cx, |ip| addr.at(ip)) {
             self.events.push_back(event);
         }
     }
@@ -280,20 +255,9 @@ fn serve(
     tls: Option<ServerTls>,
 ) -> impl Future<Output = ()> {
     let room = Room::new(common.config.limits.max_connections, &common.config.proxies);
-    room.accept(listener, move |stream, from, place: Place| {
-        let (common, acceptor, place) = (common.clone(), acceptor.clone(), Arc::new(place));
-        server::serve(stream, from, tls.clone(), move |sender| {
-            move |mut request: Request<Incoming>| {
-                let place = place.clone();
-                match decide(&common, &acceptor, sender, from.port(), &mut request, place) {
-                    Ok(answer) => answer,
-                    Err(refusal) => {
-                        tracing::debug!(from = %sender.address, ?refusal, "request refused");
-                        refusal.into()
-                    }
-                }
-            }
-        })
+    room.serve(listener, tls, move |client, mut request, place| {
+        decide(&common, &acceptor, client, &mut request, place)
+            .unwrap_or_else(|refusal| refusal.answer_to(client.sender))
     })
 }
 
@@ -301,20 +265,19 @@ fn serve(
 fn decide(
     common: &Common,
     acceptor: &Acceptor,
-    sender: Sender,
-    port: u16,
+    client: Client,
     request: &mut Request<Incoming>,
     place: Arc<Place>,
 ) -> Result<Answer, Refusal> {
     let config = &common.config;
-    let path = Path::of(&config.proxies, sender, request.headers())?;
+    let path = Path::of(&config.proxies, client.sender, request.headers())?;
     if request.uri().path() != PATH {
         return Err(NOTHING_HERE);
     }
     if !config.limiter.admit(path.client) {
         return Err(TOO_OFTEN);
     }
-    acceptor.answer(request, path.client, port, place)
+    acceptor.answer(request, path.client, client.port, place)
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ mod transport;
 
 pub use self::{
     acceptor::Acceptor,
-    config::{Config, LimitError, Limits},
+    config::{Config, Limits},
     connection::Connection,
     error::{ConnectionError, Error, Phase},
     http::{

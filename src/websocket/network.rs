@@ -8,15 +8,11 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 
 use futures::task::AtomicWaker;
-use if_watch::{IfEvent, tokio::IfWatcher};
-use tokio::time::Instant;
 
-/// A watcher begins with what there is already; that takes it no longer.
-const LISTING: Duration = Duration::from_secs(1);
+use crate::transport::watcher::{Change, Watcher};
 
 /// Changes, counted.
 #[derive(Clone, Debug, Default)]
@@ -36,8 +32,7 @@ struct State {
     waiting: Vec<Weak<AtomicWaker>>,
     /// The system gives no list of interfaces: nobody is told of changes.
     is_blind: bool,
-    /// And when it was opened.
-    watcher: Option<(IfWatcher, Instant)>,
+    watcher: Option<Watcher>,
     /// Of the transport.
     waker: Option<Waker>,
 }
@@ -80,12 +75,12 @@ impl Network {
                 return;
             }
             state.open_watcher();
-            while let Some((watcher, opened)) = &mut state.watcher {
-                match watcher.poll_if_event(cx) {
+            while let Some(watcher) = &mut state.watcher {
+                match watcher.poll(cx) {
                     // A way less makes nothing possible.
-                    Poll::Ready(Ok(IfEvent::Down(_))) => {}
-                    Poll::Ready(Ok(IfEvent::Up(_))) => changed |= opened.elapsed() > LISTING,
-                    Poll::Ready(Err(error)) => state.give_up(&error),
+                    Poll::Ready(Change::Down(_)) => {}
+                    Poll::Ready(Change::Up(_)) => changed |= !watcher.is_listing(),
+                    Poll::Ready(Change::Failed(error)) => state.give_up(&error),
                     Poll::Pending => break,
                 }
             }
@@ -104,8 +99,8 @@ impl Network {
 impl State {
     fn open_watcher(&mut self) {
         if self.watcher.is_none() && !self.is_blind {
-            match IfWatcher::new() {
-                Ok(watcher) => self.watcher = Some((watcher, Instant::now())),
+            match Watcher::new() {
+                Ok(watcher) => self.watcher = Some(watcher),
                 Err(error) => self.give_up(&error),
             }
         }

@@ -9,7 +9,7 @@ use libp2p::Multiaddr;
 use libp2p_rtc::{
     CallConfig, Caller,
     socketpipe::{
-        Control, OpenError, RemoteSession, SessionOptions, WebRtc,
+        ConnectError, Control, OpenError, RemoteSession, SessionOptions, WebRtc,
         invitation::{Invitation, InvitationError, peer_of},
         open,
         session::Mode,
@@ -170,8 +170,13 @@ fn parse(text: &str, mode: Mode) -> Result<Invitation, Failed> {
         });
     }
     if text.starts_with("ws://") || text.starts_with("wss://") {
+        let mode = match text.ends_with("/tunnel") {
+            true => Mode::Tunnel,
+            false => mode,
+        };
         return Ok(Invitation {
             websocket: text.to_owned(),
+            mode,
             ..bare
         });
     }
@@ -244,7 +249,7 @@ impl Ways {
             let servers = websocket.ice_servers(options.config.token.clone());
             options = options.webrtc(webrtc.with_servers(servers));
         }
-        let unreachable = || OpenError::Unreachable("there is no address".to_owned());
+        let unreachable = || OpenError::Unreachable(ConnectError::fatal("there is no address"));
         let Some((control, peer)) = self
             .control
             .as_ref()
@@ -285,6 +290,8 @@ mod tests {
         assert_eq!(by_address.addresses.len(), 1);
         let by_url = parse("wss://example.com/pty", Mode::Pty).unwrap();
         assert_eq!(by_url.websocket, "wss://example.com/pty");
+        let of_a_tunnel = parse("wss://example.com/tunnel", Mode::Pty).unwrap();
+        assert_eq!(of_a_tunnel.mode, Mode::Tunnel, "the path says so");
         let link = format!("https://example.com/#{by_url}");
         assert_eq!(parse(&link, Mode::Tunnel).unwrap(), by_url);
         for wrong in ["/ip4/127.0.0.1/tcp/1", "/nonsense", "example.com", ""] {

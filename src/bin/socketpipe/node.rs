@@ -13,6 +13,7 @@ use libp2p::{
     swarm::{NetworkBehaviour, SwarmEvent},
 };
 use libp2p_rtc::{
+    Due, Ended, Listeners,
     socketpipe::{Behaviour as SocketPipe, Control},
     websocket::{Acceptor, Paths},
 };
@@ -21,7 +22,13 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{Failed, output::chain, transports::Transports};
+use serde_json::json;
+
+use crate::{
+    Failed,
+    output::{Output, chain},
+    transports::Transports,
+};
 
 /// How long a connection without sessions stays.
 const IDLE: Duration = Duration::from_secs(60);
@@ -46,6 +53,8 @@ pub(crate) struct NodeOptions {
     pub(crate) listen: Vec<Multiaddr>,
     /// The HTTP server whose port it shares, and whether that speaks TLS.
     pub(crate) websocket: Option<(SocketAddr, bool)>,
+    /// Told when a listener ends, and when it is back.
+    pub(crate) output: Output,
 }
 
 /// A running node.
@@ -80,16 +89,25 @@ impl Node {
         let mut swarm = swarm(keypair, transports.join())?;
         let shared = options.websocket.map(shared_address);
         let listen: Vec<_> = options.listen.into_iter().chain(shared).collect();
-        for address in &listen {
-            swarm
+        let count = listen.len();
+        let mut listeners = Listeners::default();
+        for address in listen {
+            let id = swarm
                 .listen_on(address.clone())
                 .map_err(|error| format!("{address}: {}", chain(&error)))?;
+            listeners.opened(id, address);
         }
         let peer = *swarm.local_peer_id();
         let control = swarm.behaviour().socketpipe.control();
         let (found, addresses) = watch::channel(Vec::new());
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(drive(swarm, found, stopped));
+        let driver = Driver {
+            swarm,
+            listeners,
+            found,
+            output: options.output,
+        };
+        let task = tokio::spawn(driver.run(stopped));
         let mut node = Self {
             peer,
             control,
@@ -97,7 +115,7 @@ impl Node {
             acceptor,
             addresses,
         };
-        node.await_addresses(listen.len()).await?;
+        node.await_addresses(count).await?;
         Ok((node, NodeTask { stop, task }))
     }
 
@@ -192,38 +210,97 @@ fn swarm(
     Ok(swarm)
 }
 
-/// Polls the swarm until it is told to stop.
-async fn drive(
-    mut swarm: Swarm<Behaviour>,
+/// Polls the swarm.
+struct Driver {
+    swarm: Swarm<Behaviour>,
+    listeners: Listeners,
     found: watch::Sender<Vec<Multiaddr>>,
-    mut stopped: oneshot::Receiver<()>,
-) {
-    loop {
-        let event = tokio::select! {
-            _ = &mut stopped => break,
-            event = swarm.select_next_some() => event,
-        };
+    output: Output,
+}
+
+impl Driver {
+    /// Until it is told to stop.
+    async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
+        loop {
+            tokio::select! {
+                _ = &mut stopped => break,
+                event = self.swarm.select_next_some() => self.on_event(event),
+                due = self.listeners.due() => self.listen_again(due),
+            }
+        }
+        if tokio::time::timeout(CLOSING, close_all(&mut self.swarm))
+            .await
+            .is_err()
+        {
+            tracing::debug!("a connection does not close");
+        }
+        drop(self.swarm);
+        tokio::time::sleep(FAREWELL).await;
+    }
+
+    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
-            SwarmEvent::NewListenAddr { address, .. } => {
-                found.send_modify(|known| known.push(address));
+            SwarmEvent::NewListenAddr {
+                listener_id,
+                address,
+            } => {
+                self.listeners.found(listener_id, &address);
+                self.found.send_modify(|known| known.push(address));
             }
-            SwarmEvent::ExpiredListenAddr { address, .. } => {
-                found.send_modify(|known| known.retain(|other| *other != address));
-            }
+            SwarmEvent::ExpiredListenAddr { address, .. } => self.forget(&[address]),
             SwarmEvent::ListenerClosed {
-                reason: Err(error), ..
-            } => tracing::error!(%error, "a listener ended"),
+                listener_id,
+                addresses,
+                reason,
+            } => {
+                // Not every transport says that they have expired.
+                self.forget(&addresses);
+                let reason = reason.err().map(|error| chain(&error));
+                let reason = reason.unwrap_or_else(|| "it was closed".to_owned());
+                if let Some(ended) = self.listeners.ended(listener_id) {
+                    self.tell_end(&ended, &reason);
+                }
+            }
             _ => {}
         }
     }
-    if tokio::time::timeout(CLOSING, close_all(&mut swarm))
-        .await
-        .is_err()
-    {
-        tracing::debug!("a connection does not close");
+
+    fn forget(&self, addresses: &[Multiaddr]) {
+        self.found
+            .send_modify(|known| known.retain(|address| !addresses.contains(address)));
     }
-    drop(swarm);
-    tokio::time::sleep(FAREWELL).await;
+
+    fn listen_again(&mut self, due: Due) {
+        match self.swarm.listen_on(due.address().clone()) {
+            Ok(id) => {
+                let address = due.address().to_string();
+                self.output.note(
+                    &format!("listens on {address} again"),
+                    || json!({ "event": "listening_again", "address": address }),
+                );
+                self.listeners.reopened(due, id);
+            }
+            Err(error) => {
+                let ended = self.listeners.failed(due);
+                self.tell_end(&ended, &chain(&error));
+            }
+        }
+    }
+
+    fn tell_end(&self, ended: &Ended, reason: &str) {
+        let (address, seconds) = (ended.address.to_string(), ended.pause.as_secs());
+        self.output.note(
+            &format!("does not listen on {address} any more ({reason}), next try in {seconds} s"),
+            || {
+                json!({
+                    "event": "listener_ended",
+                    "address": address,
+                    "reason": reason,
+                    "seconds": seconds,
+                })
+            },
+        );
+    }
 }
 
 async fn close_all(swarm: &mut Swarm<Behaviour>) {
@@ -234,5 +311,141 @@ async fn close_all(swarm: &mut Swarm<Behaviour>) {
     }
     while swarm.network_info().num_peers() > 0 {
         swarm.select_next_some().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::VecDeque,
+        future::Pending,
+        io,
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use libp2p::{
+        Transport,
+        core::transport::{DialOpts, ListenerId, TransportError, TransportEvent},
+    };
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    const WISHED: &str = "/ip4/0.0.0.0/udp/0/webrtc-direct";
+    const FOUND: &str = "/ip4/0.0.0.0/udp/4001/webrtc-direct";
+
+    type Connecting = Pending<Result<(PeerId, StreamMuxerBox), io::Error>>;
+
+    /// A transport that has nothing but one listener, which ends as if its socket had.
+    struct Fragile {
+        listened: mpsc::Sender<Multiaddr>,
+        ends: mpsc::Receiver<io::Error>,
+        /// What it says it listens on.
+        found: Multiaddr,
+        /// Whether it refuses to listen, once: the port is not free at once.
+        refuses: bool,
+        open: Option<ListenerId>,
+        events: VecDeque<TransportEvent<Connecting, io::Error>>,
+    }
+
+    impl Transport for Fragile {
+        type Output = (PeerId, StreamMuxerBox);
+        type Error = io::Error;
+        type ListenerUpgrade = Connecting;
+        type Dial = Connecting;
+
+        fn listen_on(
+            &mut self,
+            id: ListenerId,
+            address: Multiaddr,
+        ) -> Result<(), TransportError<io::Error>> {
+            let tried = self.listened.try_send(address);
+            tried.map_err(|error| TransportError::Other(io::Error::other(error)))?;
+            if std::mem::take(&mut self.refuses) {
+                return Err(TransportError::Other(io::ErrorKind::AddrInUse.into()));
+            }
+            self.open = Some(id);
+            self.events.push_back(TransportEvent::NewAddress {
+                listener_id: id,
+                listen_addr: self.found.clone(),
+            });
+            Ok(())
+        }
+
+        fn remove_listener(&mut self, _: ListenerId) -> bool {
+            false
+        }
+
+        fn dial(
+            &mut self,
+            address: Multiaddr,
+            _: DialOpts,
+        ) -> Result<Connecting, TransportError<io::Error>> {
+            Err(TransportError::MultiaddrNotSupported(address))
+        }
+
+        fn poll(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<TransportEvent<Connecting, io::Error>> {
+            if let Some(event) = self.events.pop_front() {
+                return Poll::Ready(event);
+            }
+            if let Poll::Ready(Some(error)) = self.ends.poll_recv(cx)
+                && let Some(id) = self.open.take()
+            {
+                self.refuses = true;
+                return Poll::Ready(TransportEvent::ListenerClosed {
+                    listener_id: id,
+                    reason: Err(error),
+                });
+            }
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listener_that_ends_comes_back_on_its_port_as_soon_as_it_can() {
+        let (listened, mut tries) = mpsc::channel(16);
+        let (end, ends) = mpsc::channel(1);
+        let transport = Fragile {
+            listened,
+            ends,
+            found: FOUND.parse().unwrap(),
+            refuses: false,
+            open: None,
+            events: VecDeque::new(),
+        };
+        let mut swarm = swarm(Keypair::generate_ed25519(), transport.boxed()).unwrap();
+        let wished: Multiaddr = WISHED.parse().unwrap();
+        let mut listeners = Listeners::default();
+        listeners.opened(swarm.listen_on(wished.clone()).unwrap(), wished.clone());
+        let (found, mut addresses) = watch::channel(Vec::new());
+        let driver = Driver {
+            swarm,
+            listeners,
+            found,
+            output: Output::default(),
+        };
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(driver.run(stopped));
+        let mut next = async || {
+            let tried = tokio::time::timeout(Duration::from_secs(3600), tries.recv());
+            tried.await.expect("it listens again").unwrap()
+        };
+        assert_eq!(next().await, wished);
+        let there = |known: &Vec<Multiaddr>| *known == [FOUND.parse().unwrap()];
+        addresses.wait_for(there).await.unwrap();
+        let error = io::Error::other(libp2p_rtc::Error::SocketEnded);
+        end.send(error).await.unwrap();
+        addresses.wait_for(Vec::is_empty).await.unwrap();
+        // The first try is refused; the clock runs ahead to each.
+        for _ in 0..2 {
+            assert_eq!(next().await, FOUND.parse().unwrap());
+        }
+        addresses.wait_for(there).await.unwrap();
+        stop.send(()).unwrap();
+        task.await.unwrap();
     }
 }

@@ -11,7 +11,7 @@ use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
 use serde_json::{Value, json};
 
 /// Where results and complaints go.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Output {
     json: bool,
 }
@@ -48,8 +48,17 @@ impl Output {
     /// The last word of a command that failed.
     pub(crate) fn failed(&self, error: &(dyn Error + 'static), status: u8) -> ExitCode {
         let text = last_word(error);
-        self.note(&text, || {
+        let tried = match error.downcast_ref() {
+            Some(OpenError::Unreachable(why)) => why.tried.as_slice(),
+            _ => &[],
+        };
+        let tried: Vec<_> = tried.iter().map(|line| harmless(line)).collect();
+        let lines = tried.iter().map(|line| format!("\n  {line}"));
+        self.note(&format!("{text}{}", lines.collect::<String>()), || {
             let mut object = json!({ "event": "error", "message": text });
+            if !tried.is_empty() {
+                object["tried"] = tried.as_slice().into();
+            }
             if let Some(OpenError::Refused(failure)) = error.downcast_ref() {
                 object["code"] = failure.code.0.into();
                 object["name"] = failure.code.name().into();

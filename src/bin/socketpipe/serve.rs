@@ -1,5 +1,7 @@
 //! `socketpipe serve`.
 
+mod addresses;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -21,6 +23,7 @@ use libp2p_rtc::{
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::addresses::{address_of, is_instance, is_loopback, websocket_of, without_repeats};
 use crate::{
     Failed,
     args::Serve,
@@ -77,7 +80,7 @@ pub(crate) async fn run(state: State, options: Serve, output: &Output) -> Result
     let shared = websocket
         .as_ref()
         .map(|open| (open.local_addr(), open.is_tls()));
-    let (node, task) = start_node(&config, transports, &server, &mut ports, shared)
+    let (node, task) = start_node(&config, transports, &server, &mut ports, (shared, *output))
         .await?
         .unzip();
     let websocket = websocket.map(|open| share_port(open, node.as_ref()));
@@ -205,7 +208,7 @@ async fn start_node(
     transports: Option<(Keypair, Transports)>,
     server: &Server,
     ports: &mut Ports,
-    websocket: Option<(SocketAddr, bool)>,
+    (websocket, output): (Option<(SocketAddr, bool)>, Output),
 ) -> Result<Option<(Node, NodeTask)>, Failed> {
     let Some((key, transports)) = transports else {
         return Ok(None);
@@ -217,6 +220,7 @@ async fn start_node(
             .map(|address| ports.multiaddr(address))
             .collect(),
         websocket,
+        output,
     };
     let (node, task) = Node::start(key, transports, options).await?;
     let incoming = node.control.accept().ok_or("sessions are accepted twice")?;
@@ -232,21 +236,6 @@ async fn start_node(
         }
     }
     Ok(Some((node, task)))
-}
-
-/// Whether an address is what a listener made of this one: the same kind of IP and the same transport.
-fn is_instance(wished: &Multiaddr, found: &Multiaddr) -> bool {
-    let kind = |address: &Multiaddr| -> Vec<&'static str> {
-        let tags = address.protocol_stack();
-        tags.filter(|tag| !matches!(*tag, "certhash" | "p2p"))
-            .collect()
-    };
-    let any = wished.iter().any(|part| match part {
-        Protocol::Ip4(ip) => ip.is_unspecified(),
-        Protocol::Ip6(ip) => ip.is_unspecified(),
-        _ => false,
-    });
-    kind(wished) == kind(found) && (any || wished.iter().next() == found.iter().next())
 }
 
 impl Running {
@@ -334,7 +323,7 @@ impl Running {
             bare.collect::<Multiaddr>().with(Protocol::P2p(node.peer))
         });
         let by_page = self.public_address(node.peer);
-        announced.chain(by_page).chain(node.addresses()).collect()
+        without_repeats(announced.chain(by_page).chain(node.addresses()))
     }
 
     /// The libp2p address of the page as others reach it, if libp2p goes by the same port.
@@ -534,14 +523,6 @@ fn state_of(session: &SessionSummary) -> &'static str {
     }
 }
 
-fn is_loopback(address: &Multiaddr) -> bool {
-    address.iter().any(|part| match part {
-        Protocol::Ip4(ip) => ip.is_loopback(),
-        Protocol::Ip6(ip) => ip.is_loopback(),
-        _ => false,
-    })
-}
-
 fn first_invitation() -> InviteRequest {
     InviteRequest {
         label: FIRST_LABEL.to_owned(),
@@ -556,32 +537,6 @@ fn first_invitation() -> InviteRequest {
     }
 }
 
-/// `https://host/` to `wss://host/`.
-fn websocket_of(page: &str) -> String {
-    page.replacen("http", "ws", 1)
-}
-
-/// `https://host/` to `/dns/host/tcp/443/tls/ws/webrtc`. `None` for a page that is not at the root: there is no address
-/// for that.
-fn address_of(page: &str) -> Option<Multiaddr> {
-    let url: hyper::Uri = page.parse().ok()?;
-    let tls = match url.scheme_str()? {
-        "https" => true,
-        "http" => false,
-        _ => return None,
-    };
-    let host = url.host()?.trim_matches(['[', ']']);
-    let host = match host.parse::<IpAddr>() {
-        Ok(ip) => Multiaddr::from(ip),
-        Err(_) => Multiaddr::empty().with(Protocol::Dns(host.into())),
-    };
-    let port = url.port_u16().unwrap_or(if tls { 443 } else { 80 });
-    let base = host.with(Protocol::Tcp(port));
-    let base = if tls { base.with(Protocol::Tls) } else { base };
-    let address = base.with(Protocol::Ws("/".into())).with(Protocol::WebRTC);
-    matches!(url.path(), "" | "/").then_some(address)
-}
-
 fn describe_token(terms: &TokenTerms) -> Value {
     json!({
         "label": terms.label,
@@ -592,36 +547,4 @@ fn describe_token(terms: &TokenTerms) -> Value {
         "expired": terms.expires.is_some_and(|expires| unix(expires) <= unix(crate::time::now())),
         "uses": terms.uses,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_page_has_an_address_for_libp2p() {
-        let of = |page| address_of(page).map(|address| address.to_string());
-        for (page, address) in [
-            (
-                "https://example.com",
-                "/dns/example.com/tcp/443/tls/ws/webrtc",
-            ),
-            (
-                "https://example.com:8443/",
-                "/dns/example.com/tcp/8443/tls/ws/webrtc",
-            ),
-            ("http://[2001:db8::1]/", "/ip6/2001:db8::1/tcp/80/ws/webrtc"),
-            ("http://192.0.2.1:8080", "/ip4/192.0.2.1/tcp/8080/ws/webrtc"),
-        ] {
-            assert_eq!(of(page).as_deref(), Some(address));
-        }
-        for page in [
-            "",
-            "example.com",
-            "https://example.com/terminal/",
-            "ftp://example.com",
-        ] {
-            assert_eq!(of(page), None, "{page}");
-        }
-    }
 }

@@ -48,6 +48,8 @@ pub(crate) struct Both<D, W> {
     websocket: W,
     detour: Detour,
     last: Last,
+    /// The user knows that the libp2p way does not work: not again at each try.
+    told: bool,
     output: Output,
 }
 
@@ -58,6 +60,7 @@ impl<D: Connector, W: Connector> Both<D, W> {
             websocket,
             detour,
             last: Last::default(),
+            told: false,
             output,
         }
     }
@@ -81,6 +84,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl<D: Connector, W: Connector> Connector for Both<D, W> {
     fn connect(&mut self) -> BoxFuture<'static, Result<Wire, ConnectError>> {
         let (way, is_new) = self.first();
+        // In the middle of a session the terminal belongs to the session.
+        let tells = is_new && way == Way::Direct && !std::mem::replace(&mut self.told, true);
         let direct = self.direct.connect();
         let direct = async {
             tokio::time::timeout(PATIENCE, direct)
@@ -103,8 +108,7 @@ impl<D: Connector, W: Connector> Connector for Both<D, W> {
                 }
                 Err(error) => error,
             };
-            // In the middle of a session the terminal belongs to the session.
-            if is_new && way == Way::Direct {
+            if tells {
                 tell(&output, &failed.message);
             }
             match two.await {
@@ -116,7 +120,8 @@ impl<D: Connector, W: Connector> Connector for Both<D, W> {
                     Ok(wire)
                 }
                 Err(error) => Err(ConnectError {
-                    message: format!("{}; {}", failed.message, error.message),
+                    message: format!("{}; {}", told(way, &failed), told(way.other(), &error)),
+                    tried: [failed.tried, error.tried].concat(),
                     fatal: failed.fatal && error.fatal,
                 }),
             }
@@ -128,9 +133,17 @@ impl<D: Connector, W: Connector> Connector for Both<D, W> {
     }
 }
 
+/// Why this way leads nowhere, beside the reason of the other one.
+fn told(way: Way, error: &ConnectError) -> String {
+    match way {
+        Way::Direct => error.message.clone(),
+        Way::WebSocket => format!("by WebSocket: {}", error.message),
+    }
+}
+
 fn tell(output: &Output, reason: &str) {
     let text = format!(
-        "not reachable over libp2p ({}), trying the WebSocket",
+        "not reachable over libp2p: {}; trying the WebSocket",
         harmless(reason)
     );
     output.note(
@@ -244,7 +257,7 @@ mod tests {
         let error = both(false, false, &Detour::default()).connect().await;
         let error = error.unwrap_err();
         assert!(
-            error.fatal && error.message == "blocked; blocked",
+            error.fatal && error.message == "blocked; by WebSocket: blocked",
             "{error:?}"
         );
     }

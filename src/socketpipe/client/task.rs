@@ -70,6 +70,8 @@ pub(super) struct Task {
     attempt: u32,
     lost_since: Option<Instant>,
     last_error: String,
+    /// At each of the addresses, see [`ConnectError::tried`].
+    tried: Vec<String>,
 }
 
 impl Task {
@@ -91,6 +93,7 @@ impl Task {
             attempt: 0,
             lost_since: None,
             last_error: String::new(),
+            tried: Vec::new(),
         }
     }
 
@@ -99,7 +102,11 @@ impl Task {
         let end = poll_fn(|cx| self.poll(cx)).await;
         self.report.opened(Err(match &end.reason {
             EndReason::Refused(failure) => OpenError::Refused(failure.clone()),
-            _ if !self.last_error.is_empty() => OpenError::Unreachable(self.last_error.clone()),
+            _ if !self.last_error.is_empty() => OpenError::Unreachable(ConnectError {
+                message: self.last_error.clone(),
+                tried: std::mem::take(&mut self.tried),
+                fatal: true,
+            }),
             _ => OpenError::Ended(end.clone()),
         }));
         self.report.status.send_replace(SessionStatus::Ended(end));
@@ -250,7 +257,7 @@ impl Task {
             self.attempt = 0;
             return;
         }
-        self.last_error = error.message;
+        (self.last_error, self.tried) = (error.message, error.tried);
         let waited = self.lost_since.map(|since| driver::now() - since);
         let tired = self
             .give_up_after

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 
 use super::{
     ConnectionInfo, Control,
+    failure::explain,
     handler::Handler,
     shared::{Dial, Shared},
 };
@@ -118,7 +119,7 @@ impl NetworkBehaviour for Behaviour {
                 peer_id: Some(peer),
                 error,
                 ..
-            }) => self.shared.dial_failed(&peer, &error.to_string()),
+            }) => self.shared.dial_failed(&peer, &explain(error)),
             _ => {}
         }
     }

@@ -196,7 +196,7 @@ impl Inner {
         let outcome = tokio::time::timeout(DIAL_TIMEOUT, async {
             match futures::future::select(Box::pin(connected), Box::pin(failure)).await {
                 futures::future::Either::Left((connected, _)) => connected,
-                futures::future::Either::Right((why, _)) => Err(ConnectError::new(why)),
+                futures::future::Either::Right((why, _)) => Err(why),
             }
         });
         outcome

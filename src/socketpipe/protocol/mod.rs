@@ -30,6 +30,7 @@ use super::{
 mod behaviour;
 mod connector;
 mod control;
+mod failure;
 mod handler;
 mod shared;
 

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     ConnectionInfo, IncomingSession, PTY_ALIAS, PTY_PROTOCOL, TUNNEL_ALIAS, TUNNEL_PROTOCOL,
 };
+use crate::socketpipe::client::ConnectError;
 
 /// Why a stream did not open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +38,7 @@ pub(super) struct Dial {
     /// Where to, beside what the swarm knows.
     pub(super) addresses: Vec<Multiaddr>,
     /// Told why if it fails.
-    pub(super) failed: oneshot::Sender<String>,
+    pub(super) failed: oneshot::Sender<ConnectError>,
 }
 
 /// A connection and the way to its handler.
@@ -53,7 +54,7 @@ struct State {
     links: HashMap<PeerId, Vec<Link>>,
     /// Handlers whose connection is not established in the eyes of the swarm yet.
     pending: HashMap<ConnectionId, mpsc::Sender<Ask>>,
-    waiting: HashMap<PeerId, Vec<oneshot::Sender<String>>>,
+    waiting: HashMap<PeerId, Vec<oneshot::Sender<ConnectError>>>,
     inbound: Option<mpsc::Sender<IncomingSession>>,
 }
 
@@ -113,18 +114,18 @@ impl Shared {
     }
 
     /// Somebody waits for a dial of this peer.
-    pub(super) fn wait(&self, peer: PeerId, failed: oneshot::Sender<String>) {
+    pub(super) fn wait(&self, peer: PeerId, failed: oneshot::Sender<ConnectError>) {
         let mut state = self.state();
         let waiting = state.waiting.entry(peer).or_default();
         waiting.retain(|waiting| !waiting.is_closed());
         waiting.push(failed);
     }
 
-    pub(super) fn dial_failed(&self, peer: &PeerId, why: &str) {
+    pub(super) fn dial_failed(&self, peer: &PeerId, why: &ConnectError) {
         let waiting = self.state().waiting.remove(peer);
         for waiting in waiting.into_iter().flatten() {
             // Who waited may have found another way.
-            drop(waiting.send(why.to_owned()));
+            drop(waiting.send(why.clone()));
         }
     }
 

@@ -4,20 +4,15 @@ use std::{
     collections::BTreeSet,
     net::IpAddr,
     task::{Context, Poll},
-    time::Duration,
 };
 
-use if_watch::tokio::IfWatcher;
-use tokio::time::Instant;
-
-/// Time for the system to list the addresses there are.
-const LISTING: Duration = Duration::from_secs(1);
+use crate::transport::watcher::{Change, Watcher};
 
 /// Watches the addresses of the network interfaces, from the first call of [`Self::watch`] on.
 #[derive(Default)]
 pub(super) struct Network {
-    /// And since when. Systems that list nothing just have no changes.
-    watcher: Option<Result<(IfWatcher, Instant), ()>>,
+    /// Systems that list nothing just have no changes.
+    watcher: Option<Result<Watcher, ()>>,
     known: BTreeSet<IpAddr>,
 }
 
@@ -25,15 +20,14 @@ impl Network {
     /// Takes in what has happened. Wakes the task of `cx` when more does.
     pub(super) fn watch(&mut self, cx: &mut Context<'_>) {
         let watcher = self.watcher.get_or_insert_with(|| {
-            let watcher = IfWatcher::new().map_err(|error| {
+            Watcher::new().map_err(|error| {
                 tracing::debug!(%error, "changes of the network are not seen");
-            });
-            Ok((watcher?, Instant::now()))
+            })
         });
-        while let Ok((watching, _)) = watcher
-            && let Poll::Ready(event) = watching.poll_if_event(cx)
+        while let Ok(watching) = watcher
+            && let Poll::Ready(change) = watching.poll(cx)
         {
-            if let Err(error) = event {
+            if let Change::Failed(error) = change {
                 tracing::debug!(%error, "changes of the network are seen no longer");
                 *watcher = Err(());
             }
@@ -42,7 +36,7 @@ impl Network {
 
     fn addresses(&self) -> BTreeSet<IpAddr> {
         match &self.watcher {
-            Some(Ok((watcher, _))) => watcher.iter().map(|net| net.addr()).collect(),
+            Some(Ok(watcher)) => watcher.addresses().collect(),
             _ => BTreeSet::new(),
         }
     }
@@ -54,10 +48,10 @@ impl Network {
 
     /// Whether the addresses are others than those remembered.
     pub(super) fn has_changed(&mut self) -> bool {
-        let Some(Ok((_, since))) = &self.watcher else {
+        let Some(Ok(watcher)) = &self.watcher else {
             return false;
         };
-        if since.elapsed() < LISTING {
+        if watcher.is_listing() {
             self.remember();
             return false;
         }
@@ -68,9 +62,10 @@ impl Network {
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests {
-    use std::process::Command;
+    use std::{process::Command, time::Duration};
 
     use super::*;
+    use crate::transport::watcher::LISTING;
 
     /// Set for the test that runs in a network of its own.
     const INSIDE: &str = "SOCKETPIPE_TEST_NETWORK";

@@ -62,7 +62,8 @@ struct Target {
 }
 
 impl WebSocketConnector {
-    /// Sessions of this mode at this URL; its last path element is made to fit the mode if it is of the other one.
+    /// Sessions of this mode at this URL; its last path element is made to fit the mode if it is of the other one, or if there
+    /// is none, as in the URL of the server's page.
     ///
     /// # Errors
     ///
@@ -119,7 +120,7 @@ impl IceServers for AskedServers {
     }
 }
 
-/// `/pty` and `/tunnel` of one server differ in the last element only.
+/// `/pty` and `/tunnel` of one server differ in the last element only, and that of its page has none.
 fn fit(url: &str, mode: Mode) -> String {
     let (wished, other) = match mode {
         Mode::Pty => ("/pty", "/tunnel"),
@@ -127,8 +128,15 @@ fn fit(url: &str, mode: Mode) -> String {
     };
     match url.strip_suffix(other) {
         Some(base) => format!("{base}{wished}"),
+        None if !has_element(url) => format!("{}{wished}", url.trim_end_matches('/')),
         None => url.to_owned(),
     }
+}
+
+/// Whether something follows the last slash of the path; a host alone has no path.
+fn has_element(url: &str) -> bool {
+    let is_page = |uri: Uri| uri.query().is_none() && uri.path().ends_with('/');
+    !Uri::from_str(url).is_ok_and(is_page)
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -209,6 +217,12 @@ impl Target {
         }
     }
 
+    /// There is a server, and no session at this path.
+    fn hint(&self) -> String {
+        let path = self.uri.path();
+        format!("is {path} the right path? Terminals are at /pty, tunnels at /tunnel")
+    }
+
     fn explain(&self, error: UpgradeError) -> ConnectError {
         match error {
             UpgradeError::NoSubprotocol => {
@@ -218,18 +232,42 @@ impl Target {
             UpgradeError::Status { status, .. } => {
                 // Busy or restarting servers and gateways say so with these.
                 let fatal = !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS;
-                ConnectError {
-                    message: error.to_string(),
-                    fatal,
+                let error = match status == StatusCode::NOT_FOUND || status.is_success() {
+                    true => format!("{error} ({})", self.hint()),
+                    false => error.to_string(),
+                };
+                match fatal {
+                    true => ConnectError::fatal(error),
+                    false => ConnectError::new(error),
                 }
             }
-            UpgradeError::Extension => ConnectError {
-                message: error.to_string(),
-                fatal: true,
-            },
+            UpgradeError::Extension => ConnectError::fatal(error.to_string()),
             UpgradeError::WebSocket(other) => {
                 ConnectError::new(format!("{}:{}: {other}", self.host, self.port))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_leads_to_the_path_of_its_mode() {
+        for (url, pty) in [
+            ("wss://example.com", "wss://example.com/pty"),
+            ("wss://example.com/", "wss://example.com/pty"),
+            ("wss://example.com/there/", "wss://example.com/there/pty"),
+            ("wss://example.com/pty", "wss://example.com/pty"),
+            ("wss://example.com/tunnel", "wss://example.com/pty"),
+            // Whoever writes more knows better.
+            ("wss://example.com/there", "wss://example.com/there"),
+            ("wss://example.com/?a=b", "wss://example.com/?a=b"),
+        ] {
+            assert_eq!(fit(url, Mode::Pty), pty);
+        }
+        let tunnel = fit("wss://example.com/there/", Mode::Tunnel);
+        assert_eq!(tunnel, "wss://example.com/there/tunnel");
     }
 }

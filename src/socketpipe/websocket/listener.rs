@@ -22,10 +22,10 @@ use crate::{
     websocket::{
         Acceptor,
         http::{
-            answer::{Answer, Sender},
+            answer::Answer,
             limit::RateLimiter,
             messages::Socket,
-            server::{self, Place, Room},
+            server::{self, Client, Place, Room},
             tls::ServerTls,
         },
     },
@@ -157,23 +157,16 @@ impl WebSocketListener {
 
     /// Serves until it is dropped; sessions that run go on.
     pub async fn run(self) {
-        let shared = Arc::new(self.shared);
-        let serve = move |stream, from: SocketAddr, place: Place| {
-            let (shared, place, port) = (shared.clone(), Arc::new(place), from.port());
-            server::serve(stream, from, shared.config.tls.clone(), move |sender| {
-                move |request| {
-                    let place = place.clone();
-                    answer(&shared, (sender, port), request, place)
-                }
-            })
-        };
-        self.room.accept(self.listener, serve).await;
+        let shared = self.shared;
+        let tls = shared.config.tls.clone();
+        let answer = move |client, request, place| answer(&shared, client, request, place);
+        self.room.serve(self.listener, tls, answer).await;
     }
 }
 
 fn answer(
-    shared: &Arc<Shared>,
-    (sender, port): (Sender, u16),
+    shared: &Shared,
+    Client { sender, port }: Client,
     mut request: Request<Incoming>,
     place: Arc<Place>,
 ) -> Answer {
@@ -189,13 +182,8 @@ fn answer(
             answer
         }
         Verdict::Libp2p { acceptor, client } => {
-            match acceptor.answer(&mut request, client, port, place) {
-                Ok(answer) => answer,
-                Err(refusal) => {
-                    tracing::debug!(from = %sender.address, ?refusal, "request refused");
-                    refusal.into()
-                }
-            }
+            let answer = acceptor.answer(&mut request, client, port, place);
+            answer.unwrap_or_else(|refusal| refusal.answer_to(sender))
         }
         Verdict::Upgrade {
             answer,

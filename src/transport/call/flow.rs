@@ -33,7 +33,7 @@ const MAX_READS: usize = 64;
 /// gives the allocation up by itself, so they are worth no more than this.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// A stream of bytes to a server.
+/// A stream of bytes of whatever kind: to a TURN server, or below a WebSocket.
 pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}

@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use if_watch::{IfEvent, tokio::IfWatcher};
+use crate::transport::watcher::{Change, Watcher};
 
 /// Interface addresses that are kept: several times what the core offers of them.
 const MAX_ADDRESSES: usize = 64;
@@ -29,7 +29,7 @@ pub(super) struct Hosts {
     bound: SocketAddr,
     /// The address of the socket of the other family.
     companion: Option<SocketAddr>,
-    watcher: Option<IfWatcher>,
+    watcher: Option<Watcher>,
     stage: Stage,
     ips: Vec<IpAddr>,
 }
@@ -68,7 +68,7 @@ impl Hosts {
             self.ips = vec![self.bound.ip()];
             return;
         }
-        match IfWatcher::new() {
+        match Watcher::new() {
             Ok(watcher) => (self.watcher, self.stage) = (Some(watcher), Stage::Asked),
             Err(error) => tracing::debug!(%error, "the addresses of this host are not known"),
         }
@@ -92,7 +92,7 @@ impl Hosts {
     /// The next change that matters.
     pub(super) fn poll_change(&mut self, cx: &mut Context<'_>) -> Poll<HostChange> {
         while let Some(watcher) = &mut self.watcher {
-            let Poll::Ready(event) = watcher.poll_if_event(cx) else {
+            let Poll::Ready(change) = watcher.poll(cx) else {
                 // What there is comes at once; no mark stands behind it.
                 if self.stage == Stage::Telling {
                     self.stage = Stage::Known;
@@ -103,21 +103,19 @@ impl Hosts {
             if self.stage == Stage::Asked {
                 self.stage = Stage::Telling;
             }
-            match event {
-                Ok(IfEvent::Up(net)) => {
-                    let ip = net.addr();
+            match change {
+                Change::Up(ip) => {
                     let is_new = is_offered(ip) && !self.ips.contains(&ip);
                     if is_new && self.ips.len() < MAX_ADDRESSES {
                         self.ips.push(ip);
                         return Poll::Ready(HostChange::Up(ip));
                     }
                 }
-                Ok(IfEvent::Down(net)) => {
-                    let ip = net.addr();
+                Change::Down(ip) => {
                     self.ips.retain(|known| *known != ip);
                     return Poll::Ready(HostChange::Down(ip));
                 }
-                Err(error) => {
+                Change::Failed(error) => {
                     tracing::debug!(%error, "the addresses of this host are watched no more");
                     self.watcher = None;
                     self.stage = Stage::Known;

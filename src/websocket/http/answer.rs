@@ -19,6 +19,14 @@ pub(crate) type Answer = Response<Full<Bytes>>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal(pub(crate) StatusCode, pub(crate) &'static str);
 
+impl Refusal {
+    /// As the answer to this sender.
+    pub(crate) fn answer_to(self, sender: Sender) -> Answer {
+        tracing::debug!(from = %sender.address, refusal = ?self, "request refused");
+        self.into()
+    }
+}
+
 /// Where a TCP connection comes from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sender {

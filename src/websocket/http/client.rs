@@ -117,8 +117,12 @@ fn explain_tls(error: io::Error) -> io::Error {
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "the server's certificate is not made for servers".to_owned()
         }
-        // The library of certificates has no other word for it.
-        other if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+        CertificateError::Other(other)
+            if matches!(
+                other.0.downcast_ref(),
+                Some(webpki::Error::CaUsedAsEndEntity)
+            ) =>
+        {
             "the server's certificate is made to sign others (CA:TRUE) and not for a server"
                 .to_owned()
         }

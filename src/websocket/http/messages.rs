@@ -18,6 +18,8 @@ use tokio_tungstenite::{
     },
 };
 
+use crate::transport::call::ByteStream;
+
 /// Above the largest frame any extension has: what is longer is refused before it is stored.
 const MAX_MESSAGE: usize = 128 * 1024;
 /// Read buffer of a connection; it is there while the connection is idle, too.
@@ -27,13 +29,8 @@ const WRITE_BUFFER: usize = 16 * 1024;
 /// Type of DATA, whose size limit stands for that of all messages.
 const DATA: u8 = 0x10;
 
-/// A connection below a WebSocket, of whatever kind.
-pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
-
-/// The connection below a [`Socket`].
-pub(crate) type Io = Box<dyn Duplex>;
+/// The connection below a [`Socket`], of whatever kind.
+pub(crate) type Io = Box<dyn ByteStream>;
 
 /// A WebSocket of either side, over TCP or TLS.
 pub(crate) type Socket = Messages<Io>;

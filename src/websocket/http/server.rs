@@ -3,7 +3,6 @@
 use std::{
     convert::Infallible,
     fmt,
-    future::Future,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -82,21 +81,26 @@ impl Room {
         })
     }
 
-    /// Accepts as long as there is room, and has each connection served by a task of its own. Never ends.
-    pub(crate) async fn accept<F>(
-        self,
-        listener: TcpListener,
-        serve: impl Fn(TcpStream, SocketAddr, Place) -> F,
-    ) where
-        F: Future<Output = ()> + Send + 'static,
+    /// Accepts as long as there is room, and serves HTTP on each connection, over TLS if it is given, in a task of its own:
+    /// `answer` is asked for each request, and what it answers with 101 it can wait for with [`upgraded`]. Never ends.
+    pub(crate) async fn serve<A>(self, listener: TcpListener, tls: Option<ServerTls>, answer: A)
+    where
+        A: Fn(Client, Request<Incoming>, Arc<Place>) -> Answer + Send + Sync + 'static,
     {
+        let answer = Arc::new(answer);
         loop {
             let Ok(permit) = self.all.clone().acquire_owned().await else {
                 return;
             };
             match listener.accept().await {
                 Ok((stream, from)) => match self.place(permit, from.ip()) {
-                    Some(place) => drop(tokio::spawn(serve(stream, from, place))),
+                    Some(place) => {
+                        let (answer, place) = (answer.clone(), Arc::new(place));
+                        let serving = serve(stream, from, tls.clone(), move |client, request| {
+                            answer(client, request, place.clone())
+                        });
+                        drop(tokio::spawn(serving));
+                    }
                     None => {
                         tracing::debug!(from = %from.ip(), "too many connections of one address")
                     }
@@ -118,16 +122,21 @@ impl fmt::Debug for Room {
     }
 }
 
-/// Serves one TCP connection: TLS if it is given, then HTTP. `answer` is asked for each request; what it answers with 101
-/// it can wait for with [`upgraded`].
-pub(crate) async fn serve<A>(
+/// Who sends the requests of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Client {
+    pub(crate) sender: Sender,
+    /// Of the sender's end.
+    pub(crate) port: u16,
+}
+
+/// Serves one TCP connection: TLS if it is given, then HTTP.
+async fn serve(
     stream: TcpStream,
     from: SocketAddr,
     tls: Option<ServerTls>,
-    answer: impl FnOnce(Sender) -> A,
-) where
-    A: Fn(Request<Incoming>) -> Answer,
-{
+    answer: impl Fn(Client, Request<Incoming>) -> Answer,
+) {
     // A key press must not wait for the acknowledgement of the one before.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY not set");
@@ -137,7 +146,11 @@ pub(crate) async fn serve<A>(
         local: is_local(&stream, from),
         tls: tls.is_some(),
     };
-    let answer = answer(sender);
+    let client = Client {
+        sender,
+        port: from.port(),
+    };
+    let answer = |request| answer(client, request);
     let Some(tls) = tls else {
         return converse(sender, stream, answer).await;
     };

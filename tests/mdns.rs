@@ -8,10 +8,6 @@ mod websocket_proxy;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
     time::Duration,
 };
 
@@ -28,7 +24,10 @@ use libp2p_rtc::{
 };
 use network_namespace::{Other, enter, ip, other_role, tell, wait_for_order};
 use socket2::{Domain, Socket, Type};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    sync::watch,
+};
 use tokio_tungstenite::tungstenite::{self, Message};
 
 const TEST: &str = "a_name_that_a_program_of_the_other_host_answers_for_leads_there";
@@ -135,11 +134,10 @@ async fn be_answering() {
 
 /// The signaling between the nodes: the near one is told a name in place of the far one's address, and the far one is told
 /// nothing, so that there is no other way than by that name. Gives its address, and how often something was offered there.
-async fn hide(far: SocketAddr) -> (Multiaddr, Arc<AtomicUsize>) {
+async fn hide(far: SocketAddr) -> (Multiaddr, watch::Receiver<usize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let offers = Arc::new(AtomicUsize::new(0));
-    let counter = offers.clone();
+    let (counter, offers) = watch::channel(0);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let near = websocket_proxy::accept(stream).await.unwrap();
@@ -149,7 +147,7 @@ async fn hide(far: SocketAddr) -> (Multiaddr, Arc<AtomicUsize>) {
                 let ((to_near, from_near), (to_far, from_far)) = (near.split(), far.split());
                 let up = pass(from_near, to_far, |frame| {
                     let is_offer = matches!(frame, Frame::WebRtcOffer(_));
-                    counter.fetch_add(usize::from(is_offer), Ordering::SeqCst);
+                    counter.send_modify(|offers| *offers += usize::from(is_offer));
                     without(&frame, |_| None)
                 });
                 let down = pass(from_far, to_near, |frame| without(&frame, named));
@@ -258,19 +256,14 @@ async fn a_name_that_a_program_of_the_other_host_answers_for_leads_there() {
     far.take_interface("far0");
     far.order();
     let addr: Multiaddr = far.line("listening ").parse().unwrap();
-    let (hidden, offers) = hide(websocket_proxy::socket_of(&addr)).await;
+    let (hidden, mut offers) = hide(websocket_proxy::socket_of(&addr)).await;
     let (mut swarm, mut paths) = node();
     swarm.dial(hidden).unwrap();
     let peer = connected(&mut swarm).await;
     let mut control = swarm.behaviour().new_control();
     tokio::spawn(drive(swarm));
     // Nobody answers: an attempt fails, and another one begins.
-    soon(async {
-        while offers.load(Ordering::SeqCst) < 2 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    soon(offers.wait_for(|offers| *offers >= 2)).await.unwrap();
     assert_eq!(paths.of(&peer), [Path::WebSocket]);
     let mut answering = far.beside(TEST, "answering");
     answering.order();

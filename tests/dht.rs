@@ -1,16 +1,16 @@
 //! What a distributed hash table needs of the transport: addresses that can be stored and dialed again, and that other
 //! behaviours of libp2p (Kademlia, identify, AutoNAT, mDNS) understand.
 //!
-//! Tests that need network interfaces of their own run in a network namespace, for which they start themselves again
-//! with `unshare`; where that is not allowed they say so and pass.
+//! Tests that need network interfaces of their own run in a network namespace; where that is not allowed they say so and
+//! pass.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::print_stderr, reason = "a skipped test says why")]
 
+mod network_namespace;
 #[expect(dead_code, reason = "the test needs a part of it")]
 #[path = "../examples/dht_swarm/node.rs"]
 mod node;
 
-use std::{collections::HashSet, process::Command, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
 use futures::{StreamExt as _, future::join_all};
 use libp2p::{
@@ -278,59 +278,10 @@ mod reachability {
 
 /// Tests with interfaces of their own.
 mod namespaces {
-    use super::*;
-
-    /// Set for the process inside the namespace.
-    const INSIDE: &str = "LIBP2P_RTC_TEST_NAMESPACE";
-
-    /// Runs the test of this name again in a network namespace of its own, which has a loopback interface only. True
-    /// inside; there the test goes on.
-    fn enter(name: &str) -> bool {
-        if std::env::var_os(INSIDE).is_some() {
-            ip("link set lo up");
-            return true;
-        }
-        if let Err(reason) = allowed() {
-            let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
-            assert!(!in_ci, "{name} needs a network namespace: {reason}");
-            eprintln!("{name} is skipped, it needs a network namespace: {reason}");
-            return false;
-        }
-        let output = Command::new("unshare")
-            .arg("--net")
-            .arg(std::env::current_exe().unwrap())
-            .args(["--exact", name, "--nocapture"])
-            .env(INSIDE, "1")
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned()
-            + &String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success() && text.contains("1 passed"),
-            "{text}"
-        );
-        false
-    }
-
-    /// Can namespaces be made, and interfaces in them?
-    fn allowed() -> Result<(), String> {
-        let output = Command::new("unshare")
-            .args(["--net", "ip", "link", "add", "dht0", "type", "veth"])
-            .output()
-            .map_err(|error| format!("unshare: {error}"))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
-    }
-
-    fn ip(command: &str) {
-        let status = Command::new("ip")
-            .args(command.split(' '))
-            .status()
-            .unwrap();
-        assert!(status.success(), "ip {command}");
-    }
+    use super::{
+        network_namespace::{enter, ip},
+        *,
+    };
 
     /// An interface with [`INTERFACE_IP`]: one end of a cable. Not every kernel has interfaces of the type `dummy`.
     fn add_interface() {

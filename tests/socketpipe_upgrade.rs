@@ -30,7 +30,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::socketpipe_upgrade_common::{World, calls, piece, read, soon, until};
+use crate::socketpipe_upgrade_common::{World, calls, piece, read, soon, until, wire::Wires};
 
 /// How long a session may stand still because its way was cut.
 const TIME_TO_FALL_BACK: Duration = Duration::from_secs(10);
@@ -247,6 +247,43 @@ async fn ready_behind_the_time_limit_changes_nothing() {
     assert_eq!(net.count(is_offer), 2, "the second attempt succeeds");
     assert_eq!(net.count(ready), 2);
     world.finish(ends).await;
+}
+
+/// On TCP and UDP, with READY on its way while the client gives up, a little earlier and a little later. The client decides:
+/// whatever it does, both ends do the same.
+#[cfg(feature = "gateway")]
+#[tokio::test]
+async fn ready_that_crosses_the_time_limit_leaves_every_byte_in_its_place() {
+    let mut world = World::new(Mode::Tunnel);
+    let mut wires = Wires::to(world.server.clone()).await;
+    let mut sessions = Vec::new();
+    // By at most 20 ms nobody can say which comes first: two of those.
+    for around in [-500_i64, -20, 0, 0, 20, 500] {
+        let millis = 10_000_u64.saturating_add_signed(around);
+        let (connector, seen) = wires.with_ready_after(Duration::from_millis(millis)).await;
+        let ends = world.open_by(connector).await;
+        sessions.push((around, seen, ends.session.handle(), ends.load()));
+    }
+    let mut given_up = Vec::new();
+    for (around, seen, handle, load) in sessions {
+        until("the first READY arrives", || seen.readies() > 0).await;
+        until("the session is on a channel", || {
+            handle.carrier() == Some(Carrier::WebRtcDirect)
+        })
+        .await;
+        let ends = load.stop().await.exchange(100_000).await;
+        assert!(ends.up > 100_000 && ends.down > 100_000);
+        assert_eq!(handle.carrier(), Some(Carrier::WebRtcDirect));
+        assert_eq!(handle.losses(), 0);
+        if seen.offers() > 1 {
+            given_up.push(around);
+        }
+        ends.close().await;
+    }
+    let (early, late) = (given_up.contains(&-500), given_up.contains(&500));
+    assert!(!early && late, "given up: {given_up:?}");
+    drop(wires);
+    world.assert_nothing_left().await;
 }
 
 #[tokio::test]

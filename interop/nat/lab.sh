@@ -4,7 +4,7 @@
 # One public network, 198.51.100.0/24, is a bridge in the namespace `public`. Hosts are on it, or behind a router that is.
 # These addresses are for documentation (RFC 5737); nothing leaves the machine.
 
-# What a router does. All drop what comes uninvited, as those at home do, but for one TCP port of the host behind them.
+# What a router does. All drop what comes uninvited, as those at home do, but for two TCP ports of the host behind them.
 #
 # open       no router at all
 # cone       masquerade: Linux keeps the port, so that all peers see the same (RFC 4787: endpoint-independent mapping, address
@@ -34,7 +34,7 @@ table ip router {
     }
     chain there {
         type nat hook prerouting priority dstnat;
-        iifname "outside" tcp dport 8443 dnat to $inside
+        iifname "outside" tcp dport { 8443, 8444 } dnat to $inside
     }
     chain back {
         type nat hook postrouting priority srcnat;
@@ -48,6 +48,15 @@ RULES
 namespace() {
     ip netns add "$1"
     ip -n "$1" link set lo up
+}
+
+# cable ONE OTHER: two namespaces, and a cable between them whose ends are called so. The addresses are for others to give.
+cable() {
+    namespace "$1"
+    namespace "$2"
+    ip -n "$1" link add cable type veth peer name cable netns "$2"
+    ip -n "$1" link set cable up
+    ip -n "$2" link set cable up
 }
 
 # Runs a program there.
@@ -78,8 +87,8 @@ on_public() {
     ip -n "$1" route add default via 198.51.100.1
 }
 
-# host NAME KIND NUMBER: a host, with its router, if any, in the namespace NAME-router. Others reach its TCP port 8443 at
-# 198.51.100.NUMBER.
+# host NAME KIND NUMBER: a host, with its router, if any, in the namespace NAME-router. Others reach its TCP ports 8443
+# (the server) and 8444 (the node) at 198.51.100.NUMBER.
 host() {
     local name=$1 kind=$2 number=$3
     namespace "$name"

@@ -77,8 +77,8 @@ judge_nat() {
 
 # webrtc_of KIND: the section [webrtc] of that server.
 webrtc_of() {
-    local urls=(stun:198.51.100.1:3478 turn:198.51.100.1:3478)
-    [ "$1" != open ] || urls+=("turn:198.51.100.1:3478?transport=tcp")
+    local urls
+    readarray -t urls < <(servers_of "$1")
     webrtc_section "${urls[@]}"
 }
 
@@ -152,12 +152,12 @@ judge_cell() {
         "$([ $ok = true ] && echo ok || { echo "FAILED ${seen//$'\n'/, }"; content "$work/trouble-server-$server-$client" >&2; })"
 }
 
-# cut_session NAME SERVER SECONDS: cuts UDP under a session that is carried by WebRTC, heals it after that time, and ends the
-# stream when the session is where it should be at last.
+# cut_session NAME SERVER SECONDS: cuts UDP under a session and a connection of nodes that are carried by WebRTC, heals it after
+# that time, and ends both when they are where they should be at last.
 cut_session() {
     local name=$1 server=$2 seconds=$3 turn
     for turn in $(seq 100); do
-        [[ "$(history "$server" "$name" 0)" != *webrtc* ]] || break
+        [[ "$(history "$server" "$name" 0)" != *webrtc* ]] || ! talk_is_on "$server" "$name" 'webrtc .*' || break
         pause 0.3
     done
     # Some bytes shall have gone that way.
@@ -170,11 +170,12 @@ cut_session() {
     # What was cut for a short time may show its mark only now.
     pause 5
     for turn in $(seq 150); do
-        [[ "$(history "$server" "$name" 0 | tail -n 1)" != *" ${cut_last[$name]}" ]] || break
+        [[ "$(history "$server" "$name" 0 | tail -n 1)" != *" ${cut_last[$name]}" ]] ||
+            ! talk_is_on "$server" "$name" "${cut_last[$name]}" || break
         pause 0.3
     done
     pause 2
-    kill "$(<"$work/streaming-$server-$name")"
+    kill "$(<"$work/streaming-$server-$name")" "$(<"$work/talking-$server-$name")"
 }
 
 # judge_cut NAME SERVER: what was before has to have come back, and the stream must never have stood still for long.
@@ -214,18 +215,23 @@ nats() {
         serve "server-$server" "$(webrtc_of "$server")" "${kinds[@]}" "${cuts[@]}"
         watch "server-$server" >"$work/watch-server-$server" 2>"$work/watch-errors" &
         watchers+=($!)
+        serve_node "server-$server"
     done
     # They are ended before those three minutes are over.
     for client in "${cuts[@]}"; do
         session "${cut_server[$client]}" "$client" "$client" $((180 * 32768)) 32768 &
         pids+=($!)
+        talk "${cut_server[$client]}" "$client" "$client" 180 &
+        pids+=($!)
         cut_session "$client" "${cut_server[$client]}" "${cut_seconds[$client]}" &
         pids+=($!)
     done
-    # 10 s each.
+    # 10 s each, and 15 s for the nodes, which wait 6 s for WebRTC where it does not come up.
     for server in "${kinds[@]}"; do
         for client in "${kinds[@]}"; do
             session "server-$server" "client-$client" "$client" 655360 65536 &
+            pids+=($!)
+            talk "server-$server" "client-$client" "$client" 15 &
             pids+=($!)
         done
     done
@@ -239,4 +245,5 @@ nats() {
     done
     printf '\n%-13s %6s %9s %9s  %s\n' cut "for, s" "still, ms" "back, ms" "carriers since"
     for client in "${cuts[@]}"; do judge_cut "$client" "${cut_server[$client]}"; done
+    judge_nodes
 }

@@ -1,6 +1,8 @@
 //! A server and a client of sessions in one process: WebSockets in memory that can be cut, delayed and tampered with, and
 //! WebRTC over real UDP sockets, whose datagrams pass through a [`Path`] that can be slow, lossy and broken.
 
+pub(crate) mod wire;
+
 use std::{
     collections::HashMap,
     future::Future,
@@ -422,7 +424,12 @@ impl World {
 
     /// A session.
     pub(crate) async fn open(&mut self) -> Ends {
-        let opening = open(self.options.clone(), self.net.clone());
+        self.open_by(self.net.clone()).await
+    }
+
+    /// A session over other WebSockets than those in memory.
+    pub(crate) async fn open_by(&mut self, connector: impl Connector) -> Ends {
+        let opening = open(self.options.clone(), connector);
         let session = soon(opening).await.unwrap();
         let Far { io, controls } = soon(self.fars.next()).await.unwrap();
         Ends {

@@ -73,8 +73,8 @@ class Page {
     this.tab = tab
     tab.on('dialog', dialog => void dialog.accept().catch(() => {}))
     tab.on('pageerror', ({ message }) => {
-      // Firefox has an error of its own for a WebSocket that breaks.
-      if (!/^The connection to ws.* was interrupted/.test(message)) {
+      // Firefox has errors of its own for a WebSocket that breaks, and for a peer connection that does not come up.
+      if (!/^(The connection to ws.* was interrupted|WebRTC: ICE failed)/.test(message)) {
         this.errors.push(message)
       }
     })

@@ -1,5 +1,6 @@
 // Opens the page of `socketpipe serve` in Chromium and uses it as a person would, by the direct path, by WebSocket, and by
-// a data channel beside one, this also in Firefox, with connections that break. Screenshots go to target/web/.
+// a data channel beside one, directly and by a TURN server, this also in Firefox, with connections that break. Screenshots go
+// to target/web/.
 //
 //     node test/page.mjs [--program PATH] [--only TEXT]
 //
@@ -13,6 +14,7 @@ import { closeBrowser, openPage, startChromium, startFirefox } from './browsers.
 import { startNetwork } from './network.mjs'
 import { startProgram } from './program.mjs'
 import { SCENARIOS } from './scenarios.mjs'
+import { Turn, hasTurn, relayOnly } from './turn.mjs'
 
 const folder = relative => fileURLToPath(new URL(relative, import.meta.url))
 const { values: options } = parseArgs({
@@ -29,11 +31,14 @@ const SCENARIO_LIMIT_MS = 120_000
  * alone; the direct path in each of Chromium's two ways. Each has a program of its own; data channels come up within
  * moments, so what is about WebSockets alone has one without them.
  */
+const isPlain = path => path === 'webrtc' || path === 'websocket'
 const CELLS = [
-  { browser: 'chromium', ice: 'v1', start: startChromium, webrtc: false, has: ({ path, ice }) => path !== 'channel' && ice.includes('v1') },
-  { browser: 'chromium', ice: 'v2', start: startChromium, webrtc: false, has: ({ path, ice }) => path !== 'channel' && ice.includes('v2') },
+  { browser: 'chromium', ice: 'v1', start: startChromium, webrtc: false, has: ({ path, ice }) => isPlain(path) && ice.includes('v1') },
+  { browser: 'chromium', ice: 'v2', start: startChromium, webrtc: false, has: ({ path, ice }) => isPlain(path) && ice.includes('v2') },
   { browser: 'chromium', ice: 'v1', start: startChromium, webrtc: true, has: ({ path }) => path === 'channel' },
-  { browser: 'firefox', start: startFirefox, webrtc: true, has: ({ path }) => path === 'channel' }
+  { browser: 'firefox', start: startFirefox, webrtc: true, has: ({ path }) => path === 'channel' },
+  { browser: 'chromium', ice: 'v1', start: startChromium, webrtc: true, relay: true, has: ({ path }) => path === 'relay' },
+  { browser: 'firefox', start: startFirefox, webrtc: true, relay: true, has: ({ path }) => path === 'relay' }
 ]
 const missing = [...new Set(CELLS.map(({ browser }) => browser))].filter(browser => findBrowser(browser) == null)
 
@@ -45,6 +50,14 @@ if (missing.length > 0 && (process.env.CI === 'true' || missing.length === 2)) {
   process.exit(process.env.CI === 'true' ? 1 : 0)
 }
 
+if (!hasTurn()) {
+  console.log('SKIPPED: coturn is not installed (Debian: coturn); nothing is relayed')
+
+  if (process.env.CI === 'true') {
+    process.exit(1)
+  }
+}
+
 if (!isExecutable(options.program)) {
   console.error(`${options.program} is not there; run: cargo build --features gateway --bin socketpipe`)
   process.exit(1)
@@ -54,15 +67,15 @@ mkdirSync(pictures, { recursive: true })
 let failed = 0
 let passed = 0
 
-await Promise.all(CELLS.filter(({ browser }) => !missing.includes(browser)).map(cell => runCell(cell).catch(err => {
+await Promise.all(CELLS.filter(({ browser, relay }) => !missing.includes(browser) && (!relay || hasTurn())).map(cell => runCell(cell).catch(err => {
   failed++
   console.log(`FAILED  ${cell.browser}\n${err.stack}`)
 })))
 console.log(`${passed} passed, ${failed} failed`)
 process.exitCode = failed > 0 || passed === 0 ? 1 : 0
 
-async function runCell ({ browser, ice, start, webrtc, has }) {
-  const suffix = path => browser === 'firefox' ? 'firefox' : path === 'webrtc' ? ice : path
+async function runCell ({ browser, ice, start, webrtc, relay, has }) {
+  const suffix = path => browser === 'firefox' ? 'firefox' : path === 'webrtc' ? ice : path === 'relay' ? browser : path
   const chosen = SCENARIOS
     .filter(has)
     .map(scenario => ({ ...scenario, name: `${scenario.name} [${suffix(scenario.path)}]` }))
@@ -72,16 +85,18 @@ async function runCell ({ browser, ice, start, webrtc, has }) {
     return
   }
 
-  const program = await startProgram(options.program, { webrtc })
+  const turn = relay === true ? await Turn.create('the secret of both') : undefined
+  const program = await startProgram(options.program, { webrtc, turn })
   // It can be used again and again.
   const standing = program.invite('--uses', '0')
   const started = await start({ executable: findBrowser(browser), ice })
 
   for (const scenario of chosen) {
-    await run(scenario, started, program, standing)
+    await run(scenario, started, program, standing, turn)
   }
 
   await closeBrowser(started)
+  await turn?.end()
   const code = await program.stop()
 
   if (code !== 0) {
@@ -89,12 +104,14 @@ async function runCell ({ browser, ice, start, webrtc, has }) {
   }
 }
 
-async function run ({ name, path, view, run }, browser, program, standing) {
+async function run ({ name, path, view, run }, browser, program, standing, turn) {
   const network = await startNetwork(standing)
   const page = await openPage(browser, view)
 
   if (path === 'channel') {
     await network.channels.forward(page.tab)
+  } else if (path === 'relay') {
+    await relayOnly(page.tab)
   }
 
   const screenshot = async file => await page.tab.screenshot({ path: `${pictures}/${file}.png` })
@@ -103,7 +120,7 @@ async function run ({ name, path, view, run }, browser, program, standing) {
 
   try {
     const facts = await Promise.race([
-      run({ page, network, path, program, screenshot }),
+      run({ page, network, path, program, turn, screenshot }),
       new Promise((_, reject) => {
         timer = setTimeout(() => reject(new Error('time limit')), SCENARIO_LIMIT_MS)
       })

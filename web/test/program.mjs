@@ -36,20 +36,23 @@ colours() {
 }
 `
 
-/** Starts the program; without `webrtc` sessions stay on their WebSockets. */
-export async function startProgram (path, { webrtc }) {
+/** Starts the program; without `webrtc` sessions stay on their WebSockets. `turn` is a TURN server that it knows the secret of. */
+export async function startProgram (path, { webrtc, turn }) {
   const folder = mkdtempSync(join(tmpdir(), 'socketpipe-page-'))
   const state = join(folder, 'state')
   const config = join(folder, 'socketpipe.toml')
   const functions = join(folder, 'functions.sh')
   writeFileSync(functions, FUNCTIONS)
+  const secret = join(folder, 'turn.secret')
+  writeFileSync(secret, turn?.secret ?? '')
   writeFileSync(config, [
     'name = "workshop"',
     '[terminal]',
     'program = "/bin/sh"',
     `env = ["ENV=${functions}", "PS1=$ "]`,
     '[webrtc]',
-    `enabled = ${webrtc}`
+    `enabled = ${webrtc}`,
+    ...turn == null ? [] : [`servers = ["${turn.url}"]`, `turn_secret_file = "${secret}"`]
   ].join('\n'))
 
   const child = spawn(path, ['serve', '--json', '--state', state, '--config', config], {

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { CHANNEL_SCENARIOS } from './channel-scenarios.mjs'
 import { fieldsOf } from './network.mjs'
+import { RELAY_SCENARIOS } from './relay-scenarios.mjs'
 import {
   assertComplete, assertWhole, beginCount, breakPath, connected, endFlood, leaveAndReturn, nudge, prompted, sizeShown
 } from './steps.mjs'
@@ -16,6 +17,7 @@ const each = (name, run) => BOTH.map(path => ({ name, path, ice: ['v1'], run }))
 
 export const SCENARIOS = [
   ...CHANNEL_SCENARIOS,
+  ...RELAY_SCENARIOS,
 
   {
     name: 'opens the link that the program prints, once',

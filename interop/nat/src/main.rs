@@ -7,6 +7,7 @@
 mod echo;
 mod figures;
 mod keys;
+mod mass;
 mod path;
 mod pattern;
 mod probe;
@@ -40,6 +41,10 @@ enum Role {
     Probe(probe::Args),
     /// Sends a pattern to an echo by TCP, checks every byte that comes back, and tells of pauses.
     Stream(stream::Args),
+    /// Gives whoever asks much, and takes as much back; every byte is checked.
+    Give(mass::GiveArgs),
+    /// The other end of that. Tells how long it took.
+    Take(mass::TakeArgs),
     /// Sends single bytes to an echo by TCP, as somebody types, and tells how long each took.
     Keys(keys::Args),
 }
@@ -51,6 +56,8 @@ async fn main() -> ExitCode {
         Role::Echo(args) => echo::run(args).await,
         Role::Probe(args) => probe::run(args).await,
         Role::Stream(args) => stream::run(args).await,
+        Role::Give(args) => mass::give(args).await,
+        Role::Take(args) => mass::take(args).await,
         Role::Keys(args) => keys::run(args).await,
     };
     match outcome {

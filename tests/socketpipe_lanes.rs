@@ -256,6 +256,48 @@ async fn a_session_whose_webrtc_is_cut_goes_on_over_the_websocket_and_comes_back
 }
 
 #[tokio::test]
+async fn a_session_whose_server_is_gone_knows_it_soon_after_the_websocket_ended() {
+    let world = World::new(Limits::default(), ServerConfig::default()).await;
+    let session = world.open().await;
+    let handle = session.handle();
+    let mut status = handle.watch();
+    world.goes_by(&handle, Carrier::StreamWebRtcDirect).await;
+    world.proxy.set_udp(false);
+    world.proxy.cut_websockets();
+    let begun = Instant::now();
+    soon(status.wait_for(|status| matches!(status, SessionStatus::Reconnecting { .. })))
+        .await
+        .unwrap();
+    assert!(
+        begun.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        begun.elapsed()
+    );
+    // By a new connection, which begins on the WebSocket.
+    world.goes_by(&handle, Carrier::StreamWebSocket).await;
+    world.proxy.set_udp(true);
+    world.goes_by(&handle, Carrier::StreamWebRtcDirect).await;
+    drop(Load::new(session).stop().await);
+}
+
+#[tokio::test]
+async fn a_session_stays_on_webrtc_when_only_the_websocket_ends() {
+    let world = World::new(Limits::default(), ServerConfig::default()).await;
+    let session = world.open().await;
+    let handle = session.handle();
+    let mut status = handle.watch();
+    world.goes_by(&handle, Carrier::StreamWebRtcDirect).await;
+    status.mark_unchanged();
+    let load = Load::new(session);
+    world.proxy.cut_websockets();
+    // A closer look at the path takes 3 s.
+    tokio::time::timeout(Duration::from_secs(4), status.changed())
+        .await
+        .unwrap_err();
+    drop(load.stop().await);
+}
+
+#[tokio::test]
 async fn a_session_that_cannot_be_resumed_stays_on_the_websocket() {
     let mut config = ServerConfig::default();
     config.resume = None;

@@ -487,6 +487,11 @@ impl Lanes {
                         call.restart();
                     }
                 }
+                Action::Probe => {
+                    if let Some(call) = &self.call {
+                        call.probe();
+                    }
+                }
                 Action::Drop => self.drop_call(),
                 Action::StartPlain => {
                     let (lane, end) = pipe();

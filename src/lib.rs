@@ -21,6 +21,12 @@ mod proto;
 #[cfg(feature = "socketpipe")]
 pub mod socketpipe;
 mod transport;
+#[cfg(any(feature = "socketpipe", feature = "websocket"))]
+#[cfg_attr(
+    not(all(feature = "socketpipe", feature = "websocket")),
+    expect(dead_code, reason = "one tells, the other asks")
+)]
+mod way;
 #[cfg(feature = "websocket")]
 pub mod websocket;
 

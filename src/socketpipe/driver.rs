@@ -187,6 +187,11 @@ impl Driver {
         &mut self.session
     }
 
+    /// Whether it still has this wire.
+    pub(super) fn has(&self, path: PathId) -> bool {
+        self.lanes.iter().any(|lane| lane.id == path)
+    }
+
     /// The name of the wire with this label.
     pub(super) fn label(&self, path: PathId) -> &str {
         let lane = self.lanes.iter().find(|lane| lane.id == path);
@@ -218,6 +223,7 @@ impl Driver {
             brake.poll(cx);
         }
         let mut busy = self.hear(cx, now);
+        busy |= self.follow_wires(cx);
         busy |= self.advance_upgrade(cx, now);
         busy |= self.read_far(cx, now);
         busy |= self.write_far(cx, now);

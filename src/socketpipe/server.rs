@@ -11,7 +11,7 @@ use std::{
     future::Future,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -282,19 +282,15 @@ struct Meter {
     sent: AtomicU64,
     received: AtomicU64,
     /// Bit of what carries the bytes now, see [`bit`]; 0 is nothing.
-    carrier: AtomicU8,
+    carrier: AtomicU16,
     /// Bits of all that did.
-    carriers: AtomicU8,
+    carriers: AtomicU16,
 }
 
 /// A carrier in a set of them.
-fn bit(carrier: Carrier) -> u8 {
-    match carrier {
-        Carrier::Stream => 1,
-        Carrier::WebSocket => 2,
-        Carrier::WebRtcDirect => 4,
-        Carrier::WebRtcRelayed => 8,
-    }
+fn bit(carrier: Carrier) -> u16 {
+    let place = Carrier::ALL.iter().position(|known| *known == carrier);
+    place.map_or(0, |place| 1 << place)
 }
 
 impl Meter {
@@ -313,7 +309,7 @@ impl Meter {
     }
 }
 
-fn carriers(bits: u8) -> impl Iterator<Item = Carrier> {
+fn carriers(bits: u16) -> impl Iterator<Item = Carrier> {
     let is_in = move |carrier: &Carrier| bits & bit(*carrier) != 0;
     Carrier::ALL.into_iter().filter(is_in)
 }

@@ -33,8 +33,22 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Carrier {
-    /// A libp2p stream.
+    /// A libp2p stream on a connection of another kind than those that follow.
     Stream,
+    /// A libp2p stream on a connection by TCP.
+    StreamTcp,
+    /// A libp2p stream on a connection by QUIC.
+    StreamQuic,
+    /// A libp2p stream on a connection by the transport `/webrtc-direct`.
+    StreamDirectTransport,
+    /// A libp2p stream by way of a relay of libp2p.
+    StreamCircuit,
+    /// A libp2p stream on a WebSocket, that of a connection by `/ws/webrtc` for one.
+    StreamWebSocket,
+    /// A libp2p stream on a connection by `/ws/webrtc`, by WebRTC from one end to the other.
+    StreamWebRtcDirect,
+    /// The same by way of a TURN server.
+    StreamWebRtcRelayed,
     /// A WebSocket.
     WebSocket,
     /// A WebRTC data channel that leads from one end to the other.
@@ -45,8 +59,15 @@ pub enum Carrier {
 
 impl Carrier {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 11] = [
         Self::Stream,
+        Self::StreamTcp,
+        Self::StreamQuic,
+        Self::StreamDirectTransport,
+        Self::StreamCircuit,
+        Self::StreamWebSocket,
+        Self::StreamWebRtcDirect,
+        Self::StreamWebRtcRelayed,
         Self::WebSocket,
         Self::WebRtcDirect,
         Self::WebRtcRelayed,
@@ -56,6 +77,13 @@ impl Carrier {
     pub fn name(self) -> &'static str {
         match self {
             Self::Stream => "libp2p",
+            Self::StreamTcp => "libp2p tcp",
+            Self::StreamQuic => "libp2p quic",
+            Self::StreamDirectTransport => "libp2p webrtc-direct",
+            Self::StreamCircuit => "libp2p relayed",
+            Self::StreamWebSocket => "libp2p websocket",
+            Self::StreamWebRtcDirect => "libp2p webrtc direct",
+            Self::StreamWebRtcRelayed => "libp2p webrtc relayed",
             Self::WebSocket => "websocket",
             Self::WebRtcDirect => "webrtc direct",
             Self::WebRtcRelayed => "webrtc relayed",

@@ -12,13 +12,18 @@ use std::{
 
 use asynchronous_codec::{Decoder, Encoder};
 use bytes::{Buf, Bytes, BytesMut};
-use futures::{AsyncRead, AsyncWrite, Sink, Stream};
+use futures::{
+    AsyncRead, AsyncWrite, Sink, Stream, StreamExt as _,
+    stream::{self, BoxStream},
+};
 
 use super::{
     codec::{FrameCodec, FrameError, FrameLimits, decode_message, encode_message},
     frame::Frame,
     session::PathKind,
+    upgrade::Carrier,
 };
+use crate::way::{Named, Route, Way};
 
 /// Bytes asked of a byte stream at once.
 const READ_SIZE: usize = 16 * 1024;
@@ -60,7 +65,59 @@ pub struct Wire {
     kind: PathKind,
     label: String,
     is_private: bool,
+    carrier: Carrier,
+    /// Of a stream that has told which way it goes.
+    way: Option<Followed>,
     io: Box<dyn FrameIo>,
+}
+
+/// The way of a stream while it lives.
+struct Followed {
+    /// The label without it.
+    base: String,
+    is_webrtc: bool,
+    /// The last one there was: a stream whose path is silent does not go another way.
+    route: Option<Route>,
+    changes: BoxStream<'static, Option<Route>>,
+}
+
+impl Followed {
+    fn new(way: Way, base: String) -> Self {
+        let Way {
+            is_webrtc,
+            mut route,
+        } = way;
+        let now = *route.borrow_and_update();
+        let changes = stream::unfold(route, |mut route| async {
+            route.changed().await.ok()?;
+            let now = *route.borrow_and_update();
+            Some((now, route))
+        });
+        Self {
+            base,
+            is_webrtc,
+            route: now,
+            changes: changes.fuse().boxed(),
+        }
+    }
+
+    fn label(&self) -> String {
+        let Self {
+            base,
+            is_webrtc,
+            route,
+            ..
+        } = self;
+        format!("{base} ({})", Named(*is_webrtc, *route))
+    }
+
+    fn carrier(&self) -> Carrier {
+        match (self.is_webrtc, self.route) {
+            (false, _) => Carrier::StreamWebSocket,
+            (true, Some(Route { relayed: true, .. })) => Carrier::StreamWebRtcRelayed,
+            (true, _) => Carrier::StreamWebRtcDirect,
+        }
+    }
 }
 
 impl fmt::Debug for Wire {
@@ -79,6 +136,8 @@ impl Wire {
             kind: PathKind::Stream,
             label: String::new(),
             is_private: false,
+            carrier: Carrier::Stream,
+            way: None,
             io: Box::new(StreamIo::new(io)),
         }
     }
@@ -89,6 +148,12 @@ impl Wire {
             kind,
             label: String::new(),
             is_private: false,
+            carrier: match kind {
+                PathKind::Stream => Carrier::Stream,
+                PathKind::WebSocket => Carrier::WebSocket,
+                PathKind::DataChannel => Carrier::WebRtcDirect,
+            },
+            way: None,
             io: Box::new(MessageIo {
                 io,
                 limits: FrameLimits::default(),
@@ -101,6 +166,40 @@ impl Wire {
     pub fn with_label(mut self, label: impl Into<String>) -> Self {
         self.label = label.into();
         self
+    }
+
+    /// What carries it, as far as its connection tells.
+    #[must_use]
+    pub(super) fn carried_by(mut self, carrier: Carrier) -> Self {
+        self.carrier = carrier;
+        self
+    }
+
+    /// The way its stream goes; what it is called so far stays the beginning of its label.
+    #[must_use]
+    pub(super) fn going(mut self, way: Option<Way>) -> Self {
+        if let Some(way) = way {
+            let way = Followed::new(way, std::mem::take(&mut self.label));
+            (self.label, self.carrier) = (way.label(), way.carrier());
+            self.way = Some(way);
+        }
+        self
+    }
+
+    /// Whether it goes another way now than it did.
+    pub(super) fn poll_moved(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(way) = &mut self.way else {
+            return false;
+        };
+        let mut moved = false;
+        while let Poll::Ready(Some(route)) = way.changes.poll_next_unpin(cx) {
+            moved |= way.is_webrtc && route.is_some() && route != way.route;
+            way.route = route.or(way.route);
+        }
+        if moved {
+            (self.label, self.carrier) = (way.label(), way.carrier());
+        }
+        moved
     }
 
     /// Nobody between the ends can change what this carries: TLS, or both on one machine. WebRTC is set up over such
@@ -123,6 +222,11 @@ impl Wire {
     /// What carries the frames.
     pub fn kind(&self) -> PathKind {
         self.kind
+    }
+
+    /// The same as a list of sessions names it.
+    pub(super) fn carrier(&self) -> Carrier {
+        self.carrier
     }
 
     /// The name for people, perhaps empty.

@@ -254,6 +254,13 @@ impl Call {
         }
     }
 
+    /// There is reason to believe that the peer is gone: looks whether anything comes by the path. If not,
+    /// [`CallEvent::PathLost`] comes after 3 s.
+    #[cfg(feature = "websocket")]
+    pub(crate) fn probe(&self) {
+        self.shared.push(Input::Probe);
+    }
+
     /// How it stands.
     pub(crate) fn state(&self) -> CallState {
         self.shared.path()

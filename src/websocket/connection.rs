@@ -69,7 +69,9 @@ impl Connection {
             self.is_opening = opened.is_pending();
             match ready!(opened) {
                 Ok(stream) if std::mem::take(&mut self.is_stale) => drop(stream),
-                Ok(stream) => return Poll::Ready(stream.into()),
+                Ok(stream) => {
+                    return Poll::Ready(Stream::on_webrtc(stream, self.lanes.route()));
+                }
                 Err(error) => self.end_webrtc(cx, error),
             }
         }
@@ -107,14 +109,20 @@ impl StreamMuxer for Connection {
         this.check()?;
         if let (Some(webrtc), _) = this.lanes.webrtc() {
             match Pin::new(webrtc).poll_inbound(cx) {
-                Poll::Ready(Ok(stream)) => return Poll::Ready(Ok(stream.into())),
+                Poll::Ready(Ok(stream)) => {
+                    let stream = Stream::on_webrtc(stream, this.lanes.route());
+                    return Poll::Ready(Ok(stream));
+                }
                 Poll::Ready(Err(error)) => this.end_webrtc(cx, error),
                 Poll::Pending => {}
             }
         }
         if let Some(plain) = this.lanes.plain() {
             match Pin::new(plain).poll_inbound(cx) {
-                Poll::Ready(Ok(stream)) => return Poll::Ready(Ok(stream.into())),
+                Poll::Ready(Ok(stream)) => {
+                    let stream = Stream::on_plain(stream, this.lanes.route());
+                    return Poll::Ready(Ok(stream));
+                }
                 Poll::Ready(Err(error)) => this.end_plain(cx, &error),
                 Poll::Pending => {}
             }
@@ -136,7 +144,10 @@ impl StreamMuxer for Connection {
             && let Some(plain) = this.lanes.plain()
         {
             match Pin::new(plain).poll_outbound(cx) {
-                Poll::Ready(Ok(stream)) => return Poll::Ready(Ok(stream.into())),
+                Poll::Ready(Ok(stream)) => {
+                    let stream = Stream::on_plain(stream, this.lanes.route());
+                    return Poll::Ready(Ok(stream));
+                }
                 Poll::Ready(Err(error)) => this.end_plain(cx, &error),
                 Poll::Pending => {}
             }

@@ -378,6 +378,11 @@ impl Conversation {
         let WebRtc::Up { since } = self.webrtc else {
             return;
         };
+        if self.ended {
+            // Nobody can seek another one without signaling, and streams that stand still are worth less than a new
+            // connection.
+            return self.call_failed(now);
+        }
         let until = now + self.patience();
         self.webrtc = WebRtc::Lost { until, since };
         if self.may_try() {
@@ -459,7 +464,7 @@ impl Conversation {
         self.say_goodbye(Code::NORMAL, String::new(), Ended::Local);
     }
 
-    /// The WebSocket is gone. A call goes on as long as it does without.
+    /// The WebSocket is gone. A call goes on as long as it does without; whether it does is looked at.
     pub(crate) fn socket_lost(&mut self) {
         self.end(Ended::Lost);
     }
@@ -521,6 +526,11 @@ impl Conversation {
         self.say_goodbye(code, why.to_owned(), Ended::Violation(code, why));
     }
 
+    fn drop_call(&mut self) {
+        self.webrtc = WebRtc::None;
+        self.actions.push_back(Action::Drop);
+    }
+
     fn say_goodbye(&mut self, code: Code, message: String, ended: Ended) {
         self.send(Frame::Close(Close {
             by_client: self.role == Side::Dialer,
@@ -535,10 +545,14 @@ impl Conversation {
             return;
         }
         self.ended = true;
-        if matches!(self.webrtc, WebRtc::Trying { .. }) && !self.is_answered {
-            // The other half of its signaling will never come.
-            self.webrtc = WebRtc::None;
-            self.actions.push_back(Action::Drop);
+        match self.webrtc {
+            // The other half of its signaling will never come, or nothing will ever come by its path.
+            WebRtc::Trying { .. } if !self.is_answered => self.drop_call(),
+            WebRtc::Lost { .. } => self.drop_call(),
+            WebRtc::Up { .. } if !self.leaving && ended.may_be_of_peer() => {
+                self.actions.push_back(Action::Probe)
+            }
+            WebRtc::Up { .. } | WebRtc::Trying { .. } | WebRtc::None => {}
         }
         self.plain = Plain::Over;
         self.fallback = None;

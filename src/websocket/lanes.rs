@@ -5,6 +5,7 @@
 //! [`Conversation`] decides.
 
 mod lane;
+mod telling;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use std::{
 use futures::FutureExt as _;
 use libp2p_core::StreamMuxer as _;
 use libp2p_identity::PeerId;
+use tokio::sync::watch;
 
 use self::lane::Lane;
 use super::{
@@ -27,7 +29,7 @@ use super::{
     http::{messages::Socket, server::Place},
     link::{Link, Received},
     network::Changes,
-    paths::{Path, Report},
+    paths::Report,
     pipe::{Pipe, PipeEnd, pipe},
     plain::{self, Muxer},
     transport::{Common, now},
@@ -41,6 +43,7 @@ use crate::{
         driver::Ready,
         timer::Timer,
     },
+    way::Route,
 };
 
 /// Frames that are read before anything else is done again.
@@ -72,6 +75,8 @@ pub(crate) struct Lanes {
     pipe: Option<PipeEnd>,
     /// Where WebRTC leads, and whether by a TURN server.
     path: Option<(SocketAddr, bool)>,
+    /// The same for the streams, as long as new ones are opened there.
+    route: watch::Sender<Option<Route>>,
     /// Since when there is no lane.
     idle: Option<Instant>,
     /// Why a lane could not be set up.
@@ -115,6 +120,7 @@ impl Lanes {
             plain: Lane::None,
             pipe: None,
             path: None,
+            route: watch::Sender::default(),
             idle: None,
             failure: None,
             socket_end: None,
@@ -481,6 +487,11 @@ impl Lanes {
                         call.restart();
                     }
                 }
+                Action::Probe => {
+                    if let Some(call) = &self.call {
+                        call.probe();
+                    }
+                }
                 Action::Drop => self.drop_call(),
                 Action::StartPlain => {
                     let (lane, end) = pipe();
@@ -568,19 +579,5 @@ impl Lanes {
             self.close();
         }
         is_end
-    }
-
-    /// Tells who wants to know how the connection goes.
-    fn tell(&mut self) {
-        let path = match (self.path, self.plain.up()) {
-            (Some((remote, relayed)), _) if self.conversation.is_webrtc_up() => {
-                Some(Path::WebRtc { remote, relayed })
-            }
-            (_, Some(_)) => Some(Path::WebSocket),
-            (_, None) => None,
-        };
-        if let (Some(peer), Some(path)) = (self.proven(), path) {
-            self.report.tell(peer, path);
-        }
     }
 }

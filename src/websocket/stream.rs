@@ -7,13 +7,19 @@ use std::{
 };
 
 use futures::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+
+use crate::way::{self, Route, Way};
 
 /// An ordered, reliable stream of bytes in both directions, each of which is closed on its own.
 ///
 /// It stays on the lane it was opened on, a WebRTC data channel or a yamux stream on the WebSocket, and fails when that
 /// ends, although the connection may go on. What is said at [`libp2p_rtc::Stream`](crate::Stream) is so on WebRTC; yamux
 /// tells no kinds of errors apart, and a stream dropped unfinished is reset there too.
-pub struct Stream(Inner);
+pub struct Stream {
+    inner: Inner,
+    way: Way,
+}
 
 enum Inner {
     WebRtc(crate::Stream),
@@ -23,26 +29,39 @@ enum Inner {
 impl Stream {
     /// Whether a data channel carries it.
     pub fn is_webrtc(&self) -> bool {
-        matches!(self.0, Inner::WebRtc(_))
+        self.way.is_webrtc
     }
-}
 
-impl From<crate::Stream> for Stream {
-    fn from(stream: crate::Stream) -> Self {
-        Self(Inner::WebRtc(stream))
+    /// On the WebRTC lane.
+    pub(super) fn on_webrtc(stream: crate::Stream, route: watch::Receiver<Option<Route>>) -> Self {
+        let inner = Inner::WebRtc(stream);
+        let is_webrtc = true;
+        Self {
+            inner,
+            way: Way { is_webrtc, route },
+        }
     }
-}
 
-impl From<libp2p_yamux::Stream> for Stream {
-    fn from(stream: libp2p_yamux::Stream) -> Self {
-        Self(Inner::Plain(stream))
+    /// On the plain lane.
+    pub(super) fn on_plain(
+        stream: libp2p_yamux::Stream,
+        route: watch::Receiver<Option<Route>>,
+    ) -> Self {
+        let inner = Inner::Plain(stream);
+        let is_webrtc = false;
+        Self {
+            inner,
+            way: Way { is_webrtc, route },
+        }
     }
 }
 
 /// Does the same on either lane.
 macro_rules! on_either {
-    ($stream:expr, $inner:ident => $act:expr) => {
-        match &mut $stream.get_mut().0 {
+    ($stream:expr, $inner:ident => $act:expr) => {{
+        let stream = $stream.get_mut();
+        way::tell(&stream.way);
+        match &mut stream.inner {
             Inner::WebRtc($inner) => {
                 let $inner = Pin::new($inner);
                 $act
@@ -52,7 +71,7 @@ macro_rules! on_either {
                 $act
             }
         }
-    };
+    }};
 }
 
 impl AsyncRead for Stream {

@@ -7,12 +7,10 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use libp2p_rtc::{
-    socketpipe::{
-        Code, Exit, RemoteSession, SessionHandle, SessionOptions, SessionStatus, Signal, exit_of,
-        session::{By, End, EndReason, Mode},
-    },
-    websocket::Paths,
+use libp2p_rtc::socketpipe::{
+    Carrier, Code, Exit, RemoteSession, SessionHandle, SessionOptions, SessionStatus, Signal,
+    exit_of,
+    session::{By, End, EndReason, Mode},
 };
 use serde_json::json;
 use tokio::{
@@ -64,14 +62,9 @@ pub(crate) async fn run(state: State, options: Connect, output: &Output) -> Resu
     };
     let end = match destination.invitation.mode {
         Mode::Pty => {
-            Terminal::new(
-                session,
-                &options,
-                output,
-                (destination.name(), ways.paths.clone()),
-            )?
-            .run()
-            .await
+            Terminal::new(session, &options, output, destination.name())?
+                .run()
+                .await
         }
         Mode::Tunnel => pipe(session).await,
     };
@@ -247,7 +240,6 @@ struct Terminal<'a> {
     /// Breaks that were told of, see [`SessionHandle::losses`].
     losses: u32,
     name: String,
-    paths: Paths,
     output: &'a Output,
 }
 
@@ -256,7 +248,7 @@ impl<'a> Terminal<'a> {
         session: RemoteSession,
         options: &Connect,
         output: &'a Output,
-        (name, paths): (String, Paths),
+        name: String,
     ) -> Result<Self, Failed> {
         let handle = session.handle();
         let status = handle.watch();
@@ -279,7 +271,6 @@ impl<'a> Terminal<'a> {
             lost: None,
             losses: 0,
             name,
-            paths,
             output,
         })
     }
@@ -382,13 +373,7 @@ impl<'a> Terminal<'a> {
         });
         match self.handle.status() {
             SessionStatus::Connected { path } => {
-                let all = self.paths.all();
-                let mut ours = all
-                    .iter()
-                    .filter(|known| path.contains(&known.address.to_string()));
-                let way = ours.next().map(|known| format!(" ({})", known.path));
-                let way = way.unwrap_or_default();
-                format!("connected by {}{way}{rtt}", harmless(&path))
+                format!("connected by {}{rtt}", harmless(&path))
             }
             SessionStatus::Reconnecting {
                 attempt,
@@ -437,8 +422,11 @@ impl<'a> Terminal<'a> {
         if self.output.is_json()
             && let SessionStatus::Connected { path } = self.handle.status()
         {
-            self.output
-                .note("", || json!({ "event": "path", "path": harmless(&path) }));
+            let carrier = self.handle.carrier().map(Carrier::name);
+            self.output.note(
+                "",
+                || json!({ "event": "path", "path": harmless(&path), "carrier": carrier }),
+            );
         }
         let losses = self.handle.losses();
         if std::mem::replace(&mut self.losses, losses) < losses {

@@ -15,7 +15,6 @@ use libp2p_rtc::{
         session::Mode,
         websocket::{TlsRoots, WebSocketConnector},
     },
-    websocket::Paths,
 };
 
 use crate::{
@@ -112,10 +111,8 @@ impl Destination {
                 &self.roots,
             )?),
         };
-        let paths = node.as_ref().map(|node| node.paths.clone());
         Ok(Ways {
             addresses: self.invitation.addresses.clone(),
-            paths: paths.unwrap_or_default(),
             control: node.map(|node| node.control),
             task,
             webrtc: (self.webrtc && websocket.is_some()).then(|| self.upgrade()),
@@ -217,8 +214,6 @@ pub(crate) fn host_port(text: &str) -> Result<(String, u16), Failed> {
 pub(crate) struct Ways {
     addresses: Vec<Multiaddr>,
     control: Option<Control>,
-    /// How connections by `/ws/webrtc` go.
-    pub(crate) paths: Paths,
     task: Option<NodeTask>,
     websocket: Option<WebSocketConnector>,
     webrtc: Option<WebRtc>,
@@ -231,7 +226,6 @@ impl Ways {
         Self {
             addresses: self.addresses.clone(),
             control: self.control.clone(),
-            paths: self.paths.clone(),
             task: None,
             websocket: self.websocket.clone(),
             webrtc: self.webrtc.clone(),

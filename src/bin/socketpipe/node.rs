@@ -15,7 +15,7 @@ use libp2p::{
 use libp2p_rtc::{
     Due, Ended, Listeners,
     socketpipe::{Behaviour as SocketPipe, Control},
-    websocket::{Acceptor, Paths},
+    websocket::Acceptor,
 };
 use tokio::{
     sync::{oneshot, watch},
@@ -61,8 +61,6 @@ pub(crate) struct NodeOptions {
 pub(crate) struct Node {
     pub(crate) peer: PeerId,
     pub(crate) control: Control,
-    /// How its connections by WebSocket go.
-    pub(crate) paths: Paths,
     /// For the HTTP server whose port it shares.
     pub(crate) acceptor: Option<Acceptor>,
     addresses: watch::Receiver<Vec<Multiaddr>>,
@@ -82,7 +80,6 @@ impl Node {
         options: NodeOptions,
     ) -> Result<(Self, NodeTask), Failed> {
         let mut transports = transports;
-        let paths = transports.by_websocket.paths();
         let acceptor = options
             .websocket
             .map(|(address, tls)| transports.by_websocket.acceptor(address, tls));
@@ -111,7 +108,6 @@ impl Node {
         let mut node = Self {
             peer,
             control,
-            paths,
             acceptor,
             addresses,
         };

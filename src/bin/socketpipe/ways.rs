@@ -129,7 +129,11 @@ impl<D: Connector, W: Connector> Connector for Both<D, W> {
     }
 
     fn better(&mut self) -> BoxFuture<'static, Wire> {
-        self.direct.better()
+        // Of the other way's, the session itself makes the most, by WebRTC of its own.
+        match *lock(&self.last) {
+            Some((Way::Direct, _)) => self.direct.better(),
+            Some((Way::WebSocket, _)) | None => Box::pin(std::future::pending()),
+        }
     }
 }
 

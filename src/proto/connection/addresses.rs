@@ -23,6 +23,13 @@ impl Connection {
         Some((agent.selected()?, agent.is_lost()))
     }
 
+    /// Signaled: looks whether anything comes by the path; tells [`Event::PathLost`] if not.
+    pub(crate) fn probe(&mut self, now: Instant) {
+        if let Some(signaled) = self.call_mut() {
+            signaled.agent.probe(now);
+        }
+    }
+
     /// The peer's current address.
     pub(crate) fn remote(&self) -> SocketAddr {
         self.remote

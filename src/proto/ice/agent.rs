@@ -372,6 +372,35 @@ impl Generation {
         self.feed(now, local, remote, &copy)
     }
 
+    /// A check of this generation that its engine does not know of; its answer is for [`Self::verifies`].
+    pub(super) fn request(&self, id: stun::TransactionId, tie_breaker: u64) -> Option<Vec<u8>> {
+        let remote = self.remote.as_ref()?;
+        let role = match self.is_controlling() {
+            true => IceRole::Controlling(tie_breaker),
+            false => IceRole::Controlled(tie_breaker),
+        };
+        let mut datagram = Vec::with_capacity(160);
+        stun::encode_binding_request(
+            &RequestParams {
+                transaction_id: id,
+                username: &format!("{}:{}", remote.ufrag, self.local.ufrag),
+                key: remote.password.as_bytes(),
+                role,
+                // Only for candidates that the peer does not know yet.
+                priority: 1,
+                use_candidate: false,
+            },
+            &mut datagram,
+        );
+        Some(datagram)
+    }
+
+    /// Whether an answer is the peer's.
+    pub(super) fn verifies(&self, response: &BindingResponse<'_>) -> bool {
+        let remote = self.remote.as_ref();
+        remote.is_some_and(|remote| response.verify(remote.password.as_bytes()))
+    }
+
     fn feed(
         &mut self,
         now: Instant,

@@ -3,6 +3,7 @@
 //! An ICE restart (RFC 8445 section 9) begins a new generation beside the old one, which goes on carrying data and
 //! answering checks until the new one has found a path.
 
+mod probe;
 mod sending;
 mod servers;
 
@@ -14,6 +15,7 @@ use std::{
 
 use rand::RngExt as _;
 
+use self::probe::Probe;
 use super::{
     AddressFilter, CandidateUse, Credentials, IceConfig, MAX_HOSTS, MAX_SERVERS, RelayId,
     RouteChange, Selected,
@@ -52,6 +54,8 @@ pub(crate) enum IceEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asker {
     Generation(u32),
+    /// The same, but the engine of that generation does not know of it.
+    Probe(u32),
     Gatherer,
 }
 
@@ -87,6 +91,7 @@ pub(crate) struct FullAgent {
     /// The last sign of life on the path.
     heard: Instant,
     lost: bool,
+    probe: Option<Probe>,
     events: VecDeque<IceEvent>,
     routes: Vec<RouteChange>,
 }
@@ -114,6 +119,7 @@ impl FullAgent {
             selected: None,
             heard: cx.now,
             lost: false,
+            probe: None,
             events: VecDeque::new(),
             routes,
         };
@@ -417,6 +423,7 @@ impl FullAgent {
                 self.settle(now);
                 taken
             }
+            Asker::Probe(number) => self.on_probe_answer(now, number, response),
             Asker::Gatherer => self.on_gathered(id, response),
         }
     }
@@ -459,6 +466,7 @@ impl FullAgent {
 
     fn revive(&mut self, now: Instant) {
         self.heard = now;
+        self.probe.take_if(|probe| probe.is_answered(now));
         if std::mem::take(&mut self.lost)
             && let Some(path) = self.selected
         {
@@ -469,9 +477,13 @@ impl FullAgent {
     /// Silence before this instant proves nothing.
     pub(crate) fn excuse_silence(&mut self, listening_since: Instant) {
         self.heard = self.heard.max(listening_since);
+        if let Some(probe) = &mut self.probe {
+            probe.excuse(listening_since);
+        }
     }
 
     fn lose(&mut self) {
+        self.probe = None;
         if !self.lost {
             self.lost = true;
             self.events.push_back(IceEvent::Lost);
@@ -506,7 +518,7 @@ impl FullAgent {
         };
         if self.selected != Some(path) {
             self.selected = Some(path);
-            (self.heard, self.lost) = (now, false);
+            (self.heard, self.lost, self.probe) = (now, false, None);
             self.events.push_back(IceEvent::Selected(self.told(path)));
         }
     }

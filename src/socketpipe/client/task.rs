@@ -18,7 +18,7 @@ use super::{Command, ConnectError, Connector, Figures, OpenError, SessionStatus}
 use crate::socketpipe::{
     code::Code,
     driver::{self, Driver},
-    session::{End, EndReason, Event, Instant},
+    session::{End, EndReason, Event, Instant, PathId},
     wire::Wire,
 };
 
@@ -66,6 +66,8 @@ pub(super) struct Task {
     give_up_after: Option<Duration>,
     search: Search,
     better: Option<BoxFuture<'static, Wire>>,
+    /// A better wire on which the session is being resumed.
+    moving: Option<PathId>,
     /// Attempts since the last wire that worked.
     attempt: u32,
     lost_since: Option<Instant>,
@@ -90,6 +92,7 @@ impl Task {
             give_up_after,
             search: Search::Idle,
             better: None,
+            moving: None,
             attempt: 0,
             lost_since: None,
             last_error: String::new(),
@@ -161,6 +164,7 @@ impl Task {
             Event::Disconnected => {
                 self.lost_since.get_or_insert_with(driver::now);
                 self.better = None;
+                self.moving = None;
                 match self.search {
                     Search::Connecting(_) => {}
                     _ if self.attempt == 0 => self.connect(),
@@ -174,6 +178,7 @@ impl Task {
     /// The session has a main wire.
     fn arrived(&mut self) {
         self.attempt = 0;
+        self.moving = None;
         self.lost_since = None;
         self.last_error.clear();
         self.show_path();
@@ -246,7 +251,13 @@ impl Task {
             && let Poll::Ready(wire) = better.as_mut().poll(cx)
         {
             self.better = None;
-            self.driver.connect(wire);
+            self.moving = Some(self.driver.connect(wire));
+        }
+        if self.moving.is_some_and(|path| !self.driver.has(path)) {
+            // The better wire was lost before the session was there. The best one then is tried, once.
+            self.moving = None;
+            self.pause();
+            cx.waker().wake_by_ref();
         }
     }
 

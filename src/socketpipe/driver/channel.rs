@@ -23,11 +23,7 @@ impl Driver {
             return Some(carrier);
         }
         let lane = self.lanes.iter().find(|lane| lane.id == data)?;
-        Some(match lane.wire.kind() {
-            PathKind::Stream => Carrier::Stream,
-            PathKind::WebSocket => Carrier::WebSocket,
-            PathKind::DataChannel => Carrier::WebRtcDirect,
-        })
+        Some(lane.wire.carrier())
     }
 
     /// The label of the wire that carries the bytes of the session now.
@@ -36,6 +32,22 @@ impl Driver {
             return None;
         };
         Some(self.label(data))
+    }
+
+    /// Notices that wires go another way: who shows that is told as if data had just moved there. Whether one does.
+    pub(super) fn follow_wires(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut moved = Vec::new();
+        for lane in &mut self.lanes {
+            if lane.wire.poll_moved(cx) {
+                moved.push(lane.id);
+            }
+        }
+        if let Status::Established { data, .. } = self.session.status()
+            && moved.contains(&data)
+        {
+            self.told.push_back(Event::DataPath(data));
+        }
+        !moved.is_empty()
     }
 
     /// The upgrade belongs to a main path that may be signaled on.

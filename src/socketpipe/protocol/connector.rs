@@ -5,11 +5,11 @@ use std::{
     time::Duration,
 };
 
-use futures::future::BoxFuture;
+use futures::{FutureExt as _, future::BoxFuture};
 use libp2p_core::Multiaddr;
 use libp2p_identity::PeerId;
 use libp2p_swarm::ConnectionId;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     RelayPolicy, protocol_of,
@@ -20,11 +20,18 @@ use crate::socketpipe::{
     session::Mode,
     wire::Wire,
 };
+use crate::way::Way;
 
 /// Time for a stream on a connection there is. One that died unnoticed shall not hold up the others.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(4);
 /// Time for a dial.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(20);
+/// A session follows its connection to WebRTC at once, if it did not do so in this time.
+const CALM: Duration = Duration::from_secs(300);
+/// Otherwise it waits to see whether WebRTC lasts, longer with each move: a path that comes and goes shall not drag the
+/// session along.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// One peer, as the client sees it.
 pub(super) struct PeerConnector {
@@ -37,8 +44,38 @@ struct Inner {
     addresses: Vec<Multiaddr>,
     mode: Mode,
     relay: RelayPolicy,
-    /// The connection of the last wire, and whether it is relayed.
-    last: Mutex<Option<(ConnectionId, bool)>>,
+    /// The last wire.
+    last: Mutex<Option<Last>>,
+    moves: Mutex<Moves>,
+}
+
+/// Where a wire leads.
+#[derive(Clone)]
+struct Last {
+    connection: ConnectionId,
+    relayed: bool,
+    /// On a connection that has more than one.
+    way: Option<Way>,
+}
+
+/// Moves to WebRTC within one connection.
+#[derive(Default)]
+struct Moves {
+    last: Option<Instant>,
+    pause: Duration,
+}
+
+impl Moves {
+    /// How long WebRTC must last before the session follows it once more.
+    fn next_pause(&mut self, now: Instant) -> Duration {
+        let is_calm = self.last.is_none_or(|last| now - last >= CALM);
+        self.last = Some(now);
+        self.pause = match is_calm {
+            true => Duration::ZERO,
+            false => (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE),
+        };
+        self.pause
+    }
 }
 
 impl PeerConnector {
@@ -57,6 +94,7 @@ impl PeerConnector {
                 mode,
                 relay,
                 last: Mutex::new(None),
+                moves: Mutex::default(),
             }),
         }
     }
@@ -75,8 +113,16 @@ impl Connector for PeerConnector {
 }
 
 impl Inner {
-    fn last(&self) -> Option<(ConnectionId, bool)> {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last(&self) -> Option<Last> {
+        let last = self.last.lock();
+        last.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// This wire is handed out.
+    fn hand_out(&self, (wire, to): (Wire, Last)) -> Wire {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some(to);
+        wire
     }
 
     /// A stream on the best connection that gives one. The last one comes last: it was lost, or there is a reason to
@@ -91,7 +137,7 @@ impl Inner {
             changes.mark_unchanged();
             let mut links = self.shared.links(&self.peer);
             links.retain(|link| !tried.contains(&link.info.id));
-            let last = self.last().map(|(id, _)| id);
+            let last = self.last().map(|last| last.connection);
             links.sort_by_key(|link| (link.info.relayed, Some(link.info.id) == last));
             let Some(link) = links.first() else {
                 let found = match std::mem::replace(&mut dialed, true) {
@@ -112,7 +158,7 @@ impl Inner {
                 continue;
             }
             match self.open(link).await {
-                Ok(wire) => return Ok(wire),
+                Ok(opened) => return Ok(self.hand_out(opened)),
                 Err(StreamError::Unsupported) => return Err(unsupported(self.mode)),
                 Err(StreamError::Failed) => {}
             }
@@ -128,7 +174,7 @@ impl Inner {
         error("the peer is reached through a relay only, which is not meant for tunnels")
     }
 
-    async fn open(&self, link: &Link) -> Result<Wire, StreamError> {
+    async fn open(&self, link: &Link) -> Result<(Wire, Last), StreamError> {
         let (reply, answer) = oneshot::channel();
         let protocol = protocol_of(self.mode);
         let opening = async {
@@ -139,10 +185,13 @@ impl Inner {
         let stream = tokio::time::timeout(OPEN_TIMEOUT, opening)
             .await
             .unwrap_or(Err(StreamError::Failed))?;
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = Some((link.info.id, link.info.relayed));
-        drop(last);
-        Ok(Wire::stream(stream).with_label(link.info.to_string()))
+        let (wire, way) = link.info.wire(stream);
+        let to = Last {
+            connection: link.info.id,
+            relayed: link.info.relayed,
+            way,
+        };
+        Ok((wire, to))
     }
 
     /// Waits for hole punching. Whether there is a direct connection now that was not tried: one that is dead stays in
@@ -204,16 +253,54 @@ impl Inner {
             .unwrap_or_else(|_| Err(ConnectError::new("the peer does not answer")))
     }
 
-    /// A direct connection after a relayed one.
+    /// A direct connection after a relayed one; the other lane of a connection when that is the better one now.
     async fn better(&self) -> Wire {
-        if !self.last().is_some_and(|(_, relayed)| relayed) {
-            return std::future::pending().await;
+        match self.last() {
+            Some(last) if last.relayed => self.better_than_relayed().await,
+            Some(Last {
+                connection,
+                way: Some(way),
+                ..
+            }) => self.other_lane(connection, way).await,
+            Some(_) | None => std::future::pending().await,
         }
+    }
+
+    /// WebRTC when it has come up, the WebSocket when WebRTC is silent: a stream stays on the lane it was opened on.
+    async fn other_lane(&self, connection: ConnectionId, mut way: Way) -> Wire {
+        let mut pause = Duration::ZERO;
+        while way.is_outdone().await {
+            if !way.is_webrtc && pause.is_zero() {
+                let mut moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
+                pause = moves.next_pause(Instant::now());
+            }
+            tokio::time::sleep(pause).await;
+            if way.is_outdone().now_or_never().is_none() {
+                // It did not last.
+                pause = Duration::ZERO;
+                continue;
+            }
+            let mut links = self.shared.links(&self.peer);
+            links.retain(|link| link.info.id == connection);
+            let Some(link) = links.first() else { break };
+            if let Ok(opened) = self.open(link).await
+                && let Some(new) = &opened.1.way
+                && new.is_webrtc != way.is_webrtc
+            {
+                return self.hand_out(opened);
+            }
+            pause = (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        }
+        // The connection ends, and with it the wire that is in use.
+        std::future::pending().await
+    }
+
+    async fn better_than_relayed(&self) -> Wire {
         let mut changes = self.shared.changes();
         loop {
             let link = self.direct(&[]).await;
-            if let Ok(wire) = self.open(&link).await {
-                return wire;
+            if let Ok(opened) = self.open(&link).await {
+                return self.hand_out(opened);
             }
             if changes.changed().await.is_err() {
                 return std::future::pending().await;
@@ -227,4 +314,22 @@ fn unsupported(mode: Mode) -> ConnectError {
         Mode::Pty => "the peer does not offer terminals",
         Mode::Tunnel => "the peer does not offer tunnels",
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_comes_and_goes_does_not_drag_a_session_along() {
+        let mut moves = Moves::default();
+        let mut now = Instant::now();
+        let mut pauses = Vec::new();
+        for _ in 0..9 {
+            now += Duration::from_secs(70);
+            pauses.push(moves.next_pause(now).as_secs());
+        }
+        assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(moves.next_pause(now + CALM), Duration::ZERO);
+    }
 }

@@ -12,11 +12,11 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
-use futures::Stream as _;
-use libp2p_core::{ConnectedPoint, Multiaddr};
+use futures::{AsyncWrite as _, Stream as _};
+use libp2p_core::{ConnectedPoint, Multiaddr, multiaddr::Protocol};
 use libp2p_identity::PeerId;
 use libp2p_swarm::{ConnectionId, Stream, StreamProtocol};
 use tokio::sync::mpsc;
@@ -24,8 +24,10 @@ use tokio::sync::mpsc;
 use super::{
     server::{Origin, Server},
     session::Mode,
+    upgrade::Carrier,
     wire::Wire,
 };
+use crate::way::{self, Way};
 
 mod behaviour;
 mod connector;
@@ -80,6 +82,44 @@ impl ConnectionInfo {
             address: endpoint.get_remote_address().clone(),
             relayed: endpoint.is_relayed(),
         }
+    }
+
+    /// What its address tells of how its streams are carried.
+    fn carrier(&self) -> Carrier {
+        let has = |wanted: Protocol<'_>| self.address.iter().any(|part| part == wanted);
+        let is_websocket = |part| matches!(part, Protocol::Ws(_) | Protocol::Wss(_));
+        if self.relayed {
+            Carrier::StreamCircuit
+        } else if has(Protocol::WebRTCDirect) {
+            Carrier::StreamDirectTransport
+        } else if has(Protocol::QuicV1) || has(Protocol::Quic) {
+            Carrier::StreamQuic
+        } else if self.address.iter().any(is_websocket) {
+            Carrier::StreamWebSocket
+        } else if self
+            .address
+            .iter()
+            .any(|part| matches!(part, Protocol::Tcp(_)))
+        {
+            Carrier::StreamTcp
+        } else {
+            Carrier::Stream
+        }
+    }
+
+    /// A wire on a fresh stream of this connection, and the way the stream goes if it knows more than the address tells.
+    fn wire(&self, mut stream: Stream) -> (Wire, Option<Way>) {
+        // Nothing was written; the flush is only to have the stream polled. Whoever waits for something flushes again.
+        let mut cx = Context::from_waker(Waker::noop());
+        let (flushed, way) = way::ask(|| Pin::new(&mut stream).poll_flush(&mut cx));
+        if let Poll::Ready(Err(error)) = flushed {
+            tracing::debug!(%error, "a stream failed at once");
+        }
+        let wire = Wire::stream(stream)
+            .with_label(self.to_string())
+            .carried_by(self.carrier())
+            .going(way.clone());
+        (wire, way)
     }
 }
 
@@ -137,7 +177,7 @@ impl Server {
         incoming: IncomingSession,
     ) -> impl Future<Output = ()> + Send + use<> {
         let origin = Origin::peer(incoming.peer).at(&incoming.connection.address);
-        let wire = Wire::stream(incoming.stream).with_label(incoming.connection.to_string());
+        let (wire, _) = incoming.connection.wire(incoming.stream);
         self.serve(wire, incoming.mode, origin)
     }
 }

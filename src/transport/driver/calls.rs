@@ -301,6 +301,7 @@ impl Table {
                     let offer = endpoint.restart(now, id);
                     self.restarted(endpoint, now, id, (offer, true), wakes);
                 }
+                Input::Probe => endpoint.probe(now, id),
                 Input::Candidate(candidate) => {
                     let used = endpoint.add_candidate(now, id, &candidate);
                     if let CandidateUse::Name(_) = used {

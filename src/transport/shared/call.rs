@@ -32,6 +32,8 @@ pub(crate) enum Input {
     Candidate(Box<Candidate>),
     /// Restart ICE.
     Restart,
+    /// Look whether anything comes by the path.
+    Probe,
     /// The address of a STUN server, and its number in the configuration.
     Stun(usize, SocketAddr),
     /// A TURN server and what leads to it, and its number in the configuration.

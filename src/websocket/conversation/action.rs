@@ -33,6 +33,8 @@ pub(crate) enum Action {
     Signal(Signal),
     /// Have the call restart ICE.
     Restart,
+    /// Have the call look whether its path is still there.
+    Probe,
     /// Drop the call and everything on it.
     Drop,
     /// Begin the plain lane.
@@ -58,4 +60,14 @@ pub(crate) enum Ended {
     Silent,
     /// The connection below ended or failed.
     Lost,
+}
+
+impl Ended {
+    /// Whether it may come of the end of the peer itself.
+    pub(super) fn may_be_of_peer(&self) -> bool {
+        match self {
+            Self::Remote(..) | Self::Silent | Self::Lost => true,
+            Self::Local | Self::Violation(..) => false,
+        }
+    }
 }

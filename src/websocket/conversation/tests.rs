@@ -336,18 +336,29 @@ fn a_change_of_the_network_ends_the_pause_but_not_patience() {
 }
 
 #[test]
-fn without_its_websocket_a_call_goes_on_and_nothing_new_begins() {
+fn without_its_websocket_a_call_goes_on_as_long_as_its_path_is_there() {
     let mut talk = Talk::connected();
     talk.conversation.socket_lost();
-    assert_eq!(talk.todo(), [Action::End(Ended::Lost)]);
+    assert_eq!(talk.todo(), [Action::Probe, Action::End(Ended::Lost)]);
     assert!(talk.conversation.is_webrtc_up() && talk.conversation.ended);
+    assert_eq!(talk.pass(secs(1000)), []);
     talk.conversation.path_lost(talk.now);
-    assert_eq!(talk.todo(), [], "nobody could be told of a restart");
-    talk.conversation.path_found();
-    assert!(talk.conversation.is_webrtc_up());
-    talk.conversation.path_lost(talk.now);
-    assert_eq!(talk.pass(secs(1000)), [(WEBRTC_TIMEOUT, Action::Drop)]);
+    assert_eq!(
+        talk.todo(),
+        [Action::Drop],
+        "nobody could be told of a restart"
+    );
     assert!(!talk.conversation.has_call());
+}
+
+#[test]
+fn a_silent_call_ends_with_its_websocket() {
+    let mut talk = Talk::connected();
+    talk.conversation.path_lost(talk.now);
+    talk.todo();
+    talk.conversation.socket_lost();
+    assert_eq!(talk.todo(), [Action::Drop, Action::End(Ended::Lost)]);
+    assert_eq!(talk.pass(secs(1000)), []);
 }
 
 #[test]
@@ -382,6 +393,7 @@ fn silence_is_asked_about_and_ends_the_websocket() {
         let actions = talk.todo();
         let [
             Action::Send(Frame::Close(close)),
+            Action::Probe,
             Action::End(Ended::Silent),
         ] = &actions[..]
         else {

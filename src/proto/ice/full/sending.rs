@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{
-    Asker, Context, FullAgent, Generation, IceEvent, LOST_AFTER, MAX_TRANSACTIONS, Relay,
+    Asker, Context, FullAgent, Generation, IceEvent, LOST_AFTER, MAX_TRANSACTIONS, Probe, Relay,
     RouteChange, Transaction,
 };
 use crate::proto::ice::{
@@ -36,19 +36,26 @@ impl FullAgent {
 
     /// When [`Self::process`] has something to do.
     pub(crate) fn poll_timeout(&mut self) -> Option<Instant> {
-        let lost = self
-            .selected
-            .filter(|_| !self.lost)
-            .map(|_| self.heard + LOST_AFTER);
+        let lost = self.selected.filter(|_| !self.lost).map(|_| self.lost_at());
+        let probe = self.probe.as_ref().map(Probe::next);
         let relays = self.relays.iter().filter_map(Relay::poll_timeout).min();
         let checks = self
             .generations()
             .filter_map(Generation::poll_timeout)
             .min();
-        [lost, relays, checks, self.gatherer.poll_timeout()]
+        [lost, probe, relays, checks, self.gatherer.poll_timeout()]
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// When the path counts as lost, if nothing comes until then.
+    fn lost_at(&self) -> Instant {
+        let lost = self.heard + LOST_AFTER;
+        match &self.probe {
+            Some(probe) => lost.min(probe.deadline()),
+            None => lost,
+        }
     }
 
     /// Timers, and what is to be sent.
@@ -63,7 +70,7 @@ impl FullAgent {
             }
         }
         self.settle(now);
-        if self.selected.is_some() && self.heard + LOST_AFTER <= now {
+        if self.selected.is_some() && self.lost_at() <= now {
             self.lose();
         }
         self.poll_relays(cx);
@@ -138,10 +145,11 @@ impl FullAgent {
         for generation in self.generations() {
             let number = generation.number;
             while let Some(check) = generation.poll_check() {
-                checks.push((number, check));
+                checks.push((Asker::Generation(number), check));
             }
         }
-        for (number, check) in checks {
+        checks.extend(self.next_probe(cx));
+        for (asker, check) in checks {
             let Check {
                 source,
                 destination,
@@ -150,7 +158,7 @@ impl FullAgent {
             if let Some(id) = check.transaction() {
                 self.remember(Transaction {
                     id,
-                    asker: Asker::Generation(number),
+                    asker,
                     local: source,
                     remote: destination,
                 });

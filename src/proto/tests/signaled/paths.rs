@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::world::{
-    End::{Answerer, Offerer},
+    End::{self, Answerer, Offerer},
     World,
 };
 use crate::proto::{
@@ -172,6 +172,65 @@ fn a_path_that_goes_silent_is_reported_and_reported_again_when_it_comes_back() {
     world.expect("path", secs(6), |world| {
         world.conn(Offerer).paths.len() > paths
     });
+    world.transfer(Offerer, channels, 5, secs(10));
+}
+
+/// Looks whether the path of this end is still there.
+fn probe(world: &mut World, end: End) {
+    let (node, id) = (world.node(end), world.id(end));
+    world
+        .sim
+        .act(node, |peer, now| peer.endpoint.probe(now, id));
+}
+
+#[test]
+fn a_closer_look_at_a_dead_path_takes_three_seconds() {
+    for end in [Offerer, Answerer] {
+        let mut world = World::new(Link::rtt(ms(400)));
+        let channels = world.connect();
+        let (a, b) = (world.node(Offerer), world.node(Answerer));
+        world.run(secs(5));
+        // What is on its way does not count.
+        let words = bytes::Bytes::from_static(b"last words");
+        let channel = channels[end.other().index()];
+        assert!(world.send(end.other(), channel, &words));
+        world.run(ms(10));
+        world.sim.set_down(a, b, true);
+        probe(&mut world, end);
+        world.run(ms(3010));
+        assert_eq!(world.conn(end).lost.len(), 1, "{end:?}");
+    }
+}
+
+#[test]
+fn a_closer_look_at_a_living_path_costs_nothing_however_slow_it_is() {
+    for rtt in [ms(40), ms(1200)] {
+        let mut world = World::new(Link::rtt(rtt));
+        let channels = world.connect();
+        for end in [Offerer, Answerer, Offerer, Answerer] {
+            world.run(secs(5));
+            probe(&mut world, end);
+        }
+        world.run(secs(10));
+        for end in [Offerer, Answerer] {
+            assert!(world.conn(end).lost.is_empty(), "{end:?} at {rtt:?}");
+        }
+        world.transfer(Offerer, channels, 5, secs(30));
+    }
+}
+
+#[test]
+fn who_looks_and_stands_still_himself_finds_no_path_lost() {
+    let mut world = World::new(Link::rtt(ms(40)));
+    let channels = world.connect();
+    world.run(secs(5));
+    let node = world.node(Offerer);
+    probe(&mut world, Offerer);
+    world.sim.sleep(node);
+    world.run(secs(4));
+    world.sim.wake(node);
+    world.run(secs(10));
+    assert!(world.conn(Offerer).lost.is_empty());
     world.transfer(Offerer, channels, 5, secs(10));
 }
 

@@ -77,14 +77,14 @@ use End::{Answerer, Offerer};
 impl End {
     pub(super) const BOTH: [Self; 2] = [Offerer, Answerer];
 
-    fn index(self) -> usize {
+    pub(super) fn index(self) -> usize {
         match self {
             Offerer => 0,
             Answerer => 1,
         }
     }
 
-    fn other(self) -> Self {
+    pub(super) fn other(self) -> Self {
         match self {
             Offerer => Answerer,
             Answerer => Offerer,

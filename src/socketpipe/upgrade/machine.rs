@@ -285,8 +285,13 @@ impl Upgrade {
                 return self.refuse();
             }
         };
-        if matches!(&self.state, State::Asking(asking) if asking.offer.is_some()) {
-            // It is replaced before it was answered; each offer has an answer.
+        let is_replaced = match &self.state {
+            State::Asking(asking) => asking.offer.is_some(),
+            State::Calling(attempt) => attempt.is_owing() && !attempt.is_of(&offer),
+            State::Idle | State::Waiting(_) => false,
+        };
+        if is_replaced {
+            // Before it was answered; each offer has an answer.
             self.refuse();
         }
         if let State::Calling(attempt) = &mut self.state {
@@ -361,14 +366,19 @@ impl Upgrade {
             Outcome::Channel(channel) => Step::Channel(channel),
             Outcome::Moved => Step::Moved,
             Outcome::Over => {
-                let channel = match &self.state {
-                    State::Calling(attempt) => attempt.channel(),
-                    _ => None,
+                let (channel, is_owing) = match &self.state {
+                    State::Calling(attempt) => (attempt.channel(), attempt.is_owing()),
+                    _ => (None, false),
                 };
                 match channel {
                     // The driver tells the session, and then us.
                     Some(channel) => Step::Gone(channel),
-                    None => return self.pause(),
+                    None => {
+                        if is_owing {
+                            self.refuse();
+                        }
+                        return self.pause();
+                    }
                 }
             }
         };

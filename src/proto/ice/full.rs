@@ -67,6 +67,7 @@ struct Transaction {
 pub(crate) struct FullAgent {
     filter: AddressFilter,
     relay_only: bool,
+    checks_per_second: u32,
     stun_servers: Vec<SocketAddr>,
     tie_breaker: u64,
     /// Candidates of ours, in the order they were found.
@@ -100,6 +101,7 @@ impl FullAgent {
         let mut this = Self {
             filter: config.filter,
             relay_only: config.relay_only,
+            checks_per_second: config.checks_per_second,
             stun_servers: Vec::new(),
             tie_breaker,
             locals: Vec::new(),

@@ -7,6 +7,7 @@
 //! means is the connection's.
 
 mod agent;
+mod budget;
 mod full;
 mod gather;
 mod relay;
@@ -20,6 +21,7 @@ use rand::{Rng, RngExt as _, distr::Alphanumeric};
 #[cfg(test)]
 pub(crate) use self::relay::Cutter;
 pub(crate) use self::{
+    budget::CheckBudget,
     full::{FullAgent, IceEvent},
     relay::{RefreshAnswer, RelayId, RelayServer, RelayTransmit, RelayTransport},
 };
@@ -112,6 +114,8 @@ pub(crate) struct IceConfig {
     pub(crate) filter: AddressFilter,
     /// Only relayed candidates are told and used: our addresses stay hidden.
     pub(crate) relay_only: bool,
+    /// Checks a second to one address, as long as it has not answered: see [`CheckBudget`].
+    pub(crate) checks_per_second: u32,
     /// Servers and further addresses will come: the end of our candidates waits for
     /// [`FullAgent::set_more_to_come`].
     pub(crate) more_to_come: bool,

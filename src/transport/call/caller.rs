@@ -81,6 +81,8 @@ pub(crate) struct Help {
     pub(crate) filter: AddressFilter,
     /// Looks names of candidates up, unless they are to be skipped.
     pub(crate) names: Option<Names>,
+    /// See [`CallConfig::with_checks_per_second`].
+    pub(crate) checks_per_second: u32,
     servers: Arc<Servers>,
 }
 
@@ -97,6 +99,7 @@ impl Help {
             servers: Arc::new(Servers::new(servers, Arc::clone(&sockets.tls))),
         }
     }
+            checks_per_second: config.checks_per_second,
 
     /// Whether there are servers to be found.
     pub(crate) fn has_servers(&self) -> bool {

@@ -197,6 +197,7 @@ impl Table {
             Some(offer) => endpoint.accept_offer(now, call, offer),
         };
         let (id, description) = match begun {
+                checks_per_second: help.checks_per_second,
             Ok(begun) => begun,
             Err(error) => return new.refuse(CloseReason::Signaling(error), wakes),
         };

@@ -151,8 +151,14 @@ impl FullAgent {
                 self.remember(Transaction {
                     id,
                     asker: Asker::Generation(number),
+                ..
                     local: source,
                     remote: destination,
+                let (ip, rate) = (destination.ip(), self.checks_per_second);
+                if !cx.checks.admit(cx.now, ip, check.standing, rate) {
+                    // As if it were lost: it is repeated.
+                    continue;
+                }
                 });
             }
             let relay = self

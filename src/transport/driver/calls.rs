@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use tokio::task::JoinSet;
+use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{Table, hosts::Hosts, messages::Messages};
 use crate::{
@@ -32,6 +32,10 @@ use crate::{
 
 /// Names of one generation of candidates that are looked up: a browser has one for each address of its host.
 const MAX_LOOKUPS: usize = 8;
+
+/// Names of one call that are looked up at a time, of all those that a caller looks up at once: a browser has an address
+/// of IPv4 and one of IPv6.
+const MAX_LOOKUPS_AT_ONCE: usize = 2;
 
 /// The number of the one section that descriptions of ours have.
 const SECTION: u16 = 0;
@@ -110,6 +114,8 @@ pub(super) struct Call {
     looked_up: usize,
     unasked: Vec<(Name, Candidate)>,
     /// The channel of messages.
+    lookups: JoinSet<()>,
+    places: Arc<Semaphore>,
     pub(super) messages: Option<Messages>,
     /// Why we close it.
     pub(super) refused: Option<CloseReason>,
@@ -241,6 +247,8 @@ impl Table {
             unasked: Vec::new(),
             messages: None,
             refused: None,
+            lookups: JoinSet::new(),
+            places: Arc::new(Semaphore::new(MAX_LOOKUPS_AT_ONCE)),
             _place: place,
         };
         call.describe(description, offer.is_none(), wakes);
@@ -346,6 +354,8 @@ impl Table {
                 call.describe(&description, is_offer, wakes);
                 call.find_servers();
                 self.tell_whether_all_is_known(endpoint, now, id);
+                // Those of the generation before are of no use any more.
+                call.lookups = JoinSet::new();
             }
         }
     }
@@ -425,7 +435,9 @@ impl Table {
                 return;
             };
             let (interfaces, shared) = (Arc::clone(&interfaces), Arc::clone(&call.shared));
-            call.tasks.spawn(async move {
+            let places = Arc::clone(&call.places);
+            call.lookups.spawn(async move {
+                let _place = places.acquire().await;
                 if let Some(address) = names.find(&name, &interfaces).await {
                     let found = Box::new(candidate.resolved(address));
                     shared.push(Input::Candidate(found));

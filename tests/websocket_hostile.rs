@@ -287,6 +287,43 @@ async fn a_flood_of_offers_is_refused_one_by_one() {
     served.still_serves().await;
 }
 
+/// What becomes of an offer: whether it is answered with a description.
+async fn offer(raw: &mut Raw) -> bool {
+    say(raw, &Frame::WebRtcOffer(OFFER.to_owned())).await;
+    loop {
+        match hear(raw).await {
+            Ok(Frame::WebRtcAnswer(sdp)) => return !sdp.is_empty(),
+            Ok(_) => {}
+            Err(close) => panic!("{close:?}"),
+        }
+    }
+}
+
+/// Who has many WebSockets has not as many calls; they are free again as soon as their WebSocket is gone.
+#[tokio::test]
+async fn one_address_has_so_many_calls_that_are_being_made() {
+    let served = Served::new(|config| config.with_max_new_calls_per_address(2)).await;
+    let mut held = Vec::new();
+    for expected in [true, true, false] {
+        let mut raw = websocket(served.socket).await;
+        assert_eq!(offer(&mut raw).await, expected);
+        held.push(raw);
+    }
+    // What is refused goes on without WebRTC.
+    assert_alive(&mut held[2]).await;
+    held.remove(0);
+    let again = async {
+        loop {
+            let mut raw = websocket(served.socket).await;
+            if offer(&mut raw).await {
+                return;
+            }
+        }
+    };
+    soon(again).await;
+    served.still_serves().await;
+}
+
 /// What is not read is not answered any more, and then nothing is read: the kernel's buffers fill, and that is all.
 #[tokio::test]
 async fn who_asks_and_does_not_listen_is_not_heard_any_more() {

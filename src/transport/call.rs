@@ -131,6 +131,10 @@ pub(crate) enum CallError {
     /// The system gives no socket, or there is no tokio runtime.
     #[error("there is no socket for the call")]
     Socket(#[from] Error),
+    /// See `Limits::max_new_calls_per_address` of `/ws/webrtc`.
+    #[cfg(feature = "websocket")]
+    #[error("there are as many calls of this address being made as there may be")]
+    TooManyFromAddress,
 }
 
 /// One connection on its way and while it lives; the owner of its signaling. Dropping it closes the connection: what was

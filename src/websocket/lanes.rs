@@ -4,12 +4,13 @@
 //! muxer ([`super::connection`]). It has no task of its own, and dropping it leaves nothing behind. It does what the
 //! [`Conversation`] decides.
 
+mod calls;
 mod lane;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -24,7 +25,7 @@ use self::lane::Lane;
 use super::{
     conversation::{Action, Conversation, Ended, Timing},
     error::{ConnectionError, Error, Phase},
-    http::{messages::Socket, server::Place},
+    http::{limit::Share, messages::Socket, server::Place},
     link::{Link, Received},
     network::Changes,
     paths::{Path, Report},
@@ -36,7 +37,7 @@ use crate::{
     Connection as WebRtcConnection,
     proto::{CloseReason, Side},
     transport::{
-        call::{Application, Call, CallError, CallEvent},
+        call::{Application, Call, CallEvent},
         connecting::authenticate,
         driver::Ready,
         timer::Timer,
@@ -67,6 +68,9 @@ pub(crate) struct Lanes {
     closing: Option<Instant>,
     conversation: Conversation,
     call: Option<Call>,
+    /// Of an inbound connection: where it comes from, and its call's place among those of that address.
+    from: Option<IpAddr>,
+    beginning: Option<Share>,
     webrtc: Lane<Box<Ready>, WebRtcConnection>,
     plain: Lane<Pipe, Box<Muxer>>,
     pipe: Option<PipeEnd>,
@@ -111,6 +115,8 @@ impl Lanes {
             may_prove: false,
             closing: None,
             call: None,
+            from: None,
+            beginning: None,
             webrtc: Lane::None,
             plain: Lane::None,
             pipe: None,
@@ -380,6 +386,7 @@ impl Lanes {
             match result.and_then(|(peer, lane)| self.accept(peer).map(|()| lane)) {
                 Ok(connection) => {
                     self.webrtc = Lane::Up(connection);
+                    self.beginning = None;
                     self.conversation.call_is_up(now);
                 }
                 Err(error) => {
@@ -465,7 +472,8 @@ impl Lanes {
                     self.set_call(now, call);
                 }
                 Action::Answer(sdp) => {
-                    let call = self.common.caller().answer(Application::Libp2p, &sdp);
+                    let call = self.answer(&sdp);
+                    self.drop_call();
                     self.set_call(now, call);
                 }
                 Action::Signal(signal) => {
@@ -501,23 +509,6 @@ impl Lanes {
             }
         }
         any
-    }
-
-    fn set_call(&mut self, now: Instant, call: Result<Call, CallError>) {
-        self.drop_call();
-        match call {
-            Ok(call) => self.call = Some(call),
-            Err(error) => {
-                tracing::debug!(%error, "no call");
-                self.conversation.call_failed(now);
-            }
-        }
-    }
-
-    fn drop_call(&mut self) {
-        self.call = None;
-        self.webrtc = Lane::None;
-        self.path = None;
     }
 
     fn end_link(&mut self, now: Instant, ended: Ended) {

@@ -76,6 +76,7 @@ mod stream;
 mod tests;
 mod transport;
 
+mod turns;
 pub use self::{
     acceptor::Acceptor,
     config::{Config, LimitError, Limits},

@@ -398,7 +398,12 @@ impl Lanes {
         if let Poll::Ready(result) = plain {
             more = true;
             match result.and_then(|(peer, lane)| self.accept(peer).map(|()| lane)) {
-                Ok(muxer) => self.plain = Lane::Up(muxer),
+                Ok(muxer) => {
+                    self.plain = Lane::Up(muxer);
+                    if let Some(pipe) = &self.pipe {
+                        pipe.widen();
+                    }
+                }
                 Err(error) => {
                     self.fail(error);
                     self.plain_ended();
@@ -468,12 +473,12 @@ impl Lanes {
                     }
                 }
                 Action::Offer => {
+                    self.drop_call();
                     let call = self.common.caller().offer(Application::Libp2p);
                     self.set_call(now, call);
                 }
                 Action::Answer(sdp) => {
                     let call = self.answer(&sdp);
-                    self.drop_call();
                     self.set_call(now, call);
                 }
                 Action::Signal(signal) => {

@@ -86,7 +86,7 @@ impl Listener {
             socket: listener.local_addr()?,
             ..addr
         };
-        let acceptor = Acceptor::default();
+        let acceptor = Acceptor::new(common.config.limits.max_message);
         let server = serve(listener, common.clone(), acceptor.clone(), tls);
         let mut this = Self::on(id, addr, &acceptor, common)?;
         this.server = Some(tokio::spawn(server));

@@ -66,6 +66,7 @@ pub(crate) mod http;
 mod lanes;
 mod link;
 mod listener;
+mod modest;
 mod network;
 mod paths;
 mod pipe;
@@ -75,8 +76,8 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod transport;
-
 mod turns;
+
 pub use self::{
     acceptor::Acceptor,
     config::{Config, LimitError, Limits},

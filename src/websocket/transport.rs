@@ -133,7 +133,7 @@ impl Transport {
     pub fn acceptor(&mut self, local: SocketAddr, tls: bool) -> Acceptor {
         let config = &self.common.config;
         let room = Room::new(config.limits.max_connections, &config.proxies);
-        let acceptor = Acceptor::with_room(room);
+        let acceptor = Acceptor::with_room(room, config.limits.max_message);
         let addr = ListenAddr { socket: local, tls };
         self.acceptors.push((addr, acceptor.clone()));
         acceptor

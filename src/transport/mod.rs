@@ -34,7 +34,9 @@ pub(crate) mod timer;
 )]
 mod transport;
 
-pub use call::{CallConfig, Caller, IceServer, IceServerError};
+pub use call::{
+    CallConfig, Caller, IceServer, IceServerError, IceServerReport, IceServerState, ServerReports,
+};
 pub use certificate::{Certificate, CertificateError};
 pub use config::{Config, ConfigError, DialMode, Limits};
 pub use connecting::Connecting;

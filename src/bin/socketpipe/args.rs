@@ -8,9 +8,15 @@ use libp2p_rtc::socketpipe::{Allowlist, session::Mode};
 
 use crate::time::parse_duration;
 
+/// Behind the options: the variable has no option of its own.
+const LOG_HELP: &str = "\
+Environment:
+  SOCKETPIPE_LOG  What the program logs to stderr, as levels and modules: warn, debug,
+                  libp2p_rtc=debug, libp2p_rtc::transport::call=trace,info [default: error,yamux=off]";
+
 /// Terminals and TCP services behind a libp2p node.
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, max_term_width = 100, after_help = LOG_HELP)]
 pub(crate) struct Args {
     /// Where identity, tokens and peers are kept [default: ~/.local/state/socketpipe].
     #[arg(long, global = true, value_name = "DIR")]

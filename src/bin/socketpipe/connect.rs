@@ -8,6 +8,7 @@ use std::{
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use libp2p_rtc::{
+    ServerReports,
     socketpipe::{
         Code, Exit, RemoteSession, SessionHandle, SessionOptions, SessionStatus, Signal, exit_of,
         session::{By, End, EndReason, Mode},
@@ -26,8 +27,9 @@ use crate::{
     Failed,
     args::Connect,
     config::pair,
-    destination::{Destination, host_port},
+    destination::{Destination, Ways, host_port},
     output::{Output, harmless},
+    servers,
     state::State,
     terminal::{Escapes, Key, Raw, SHOW_LOSS_AFTER, Screen, size},
 };
@@ -54,6 +56,8 @@ pub(crate) async fn run(state: State, options: Connect, output: &Output) -> Resu
     let destination = Destination::new(&options.target, None)?;
     let session_options = session_options(&destination, &options)?;
     let ways = destination.ways(&state).await?;
+    // Between the lines of a terminal it is in the way; there ~s tells it.
+    let _telling = output.is_json().then(|| ways.tell_of_servers(output));
     let opened = ways.open(session_options, output).await;
     let session = match opened {
         Ok(session) => session,
@@ -64,14 +68,9 @@ pub(crate) async fn run(state: State, options: Connect, output: &Output) -> Resu
     };
     let end = match destination.invitation.mode {
         Mode::Pty => {
-            Terminal::new(
-                session,
-                &options,
-                output,
-                (destination.name(), ways.paths.clone()),
-            )?
-            .run()
-            .await
+            Terminal::new(session, &options, output, destination.name(), &ways)?
+                .run()
+                .await
         }
         Mode::Tunnel => pipe(session).await,
     };
@@ -248,6 +247,7 @@ struct Terminal<'a> {
     losses: u32,
     name: String,
     paths: Paths,
+    servers: Option<ServerReports>,
     output: &'a Output,
 }
 
@@ -256,7 +256,8 @@ impl<'a> Terminal<'a> {
         session: RemoteSession,
         options: &Connect,
         output: &'a Output,
-        (name, paths): (String, Paths),
+        name: String,
+        ways: &Ways,
     ) -> Result<Self, Failed> {
         let handle = session.handle();
         let status = handle.watch();
@@ -279,7 +280,8 @@ impl<'a> Terminal<'a> {
             lost: None,
             losses: 0,
             name,
-            paths,
+            paths: ways.paths.clone(),
+            servers: ways.servers.clone(),
             output,
         })
     }
@@ -388,7 +390,9 @@ impl<'a> Terminal<'a> {
                     .filter(|known| path.contains(&known.address.to_string()));
                 let way = ours.next().map(|known| format!(" ({})", known.path));
                 let way = way.unwrap_or_default();
-                format!("connected by {}{way}{rtt}", harmless(&path))
+                let useless = self.servers.as_ref().map(servers::useless);
+                let useless = useless.unwrap_or_default();
+                format!("connected by {}{way}{rtt}{useless}", harmless(&path))
             }
             SessionStatus::Reconnecting {
                 attempt,

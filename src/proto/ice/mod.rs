@@ -147,6 +147,30 @@ pub(crate) enum CandidateUse {
     Ignored,
 }
 
+/// What a STUN or TURN server has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ServerNews {
+    /// A STUN server has answered.
+    StunAnswers(SocketAddr),
+    /// It was asked as often as it is, and has not.
+    StunSilent(SocketAddr),
+    /// A TURN server has given an address.
+    RelayAllocated(RelayId),
+    /// It gives nothing, or its flow ended. What leads to it can be closed.
+    RelayFailed(RelayId, RelayFailure),
+}
+
+/// Why a TURN server is of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RelayFailure {
+    /// It has not answered, or not to the end.
+    Silent,
+    /// It has answered with this error code.
+    Refused(u16),
+    /// The flow to it has ended, or what comes by it is not TURN.
+    Ended,
+}
+
 /// The path of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Selected {

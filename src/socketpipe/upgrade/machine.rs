@@ -23,7 +23,7 @@ use crate::{
         frame::IceCandidate,
         session::{PathId, Signaling},
     },
-    transport::call::{Application, Call, MessageChannel, Signal},
+    transport::call::{Application, Call, MessageChannel, Owner, Signal},
 };
 
 /// Name of the data channel and of what is spoken on it, as the protocol has them.
@@ -224,7 +224,14 @@ impl Upgrade {
             return;
         };
         let caller = match servers {
-            Some(servers) => self.webrtc.caller.with_servers(&servers),
+            Some(servers) => {
+                // Clients have them from their server.
+                let owner = match self.is_client {
+                    true => Owner::Peer,
+                    false => Owner::Us,
+                };
+                self.webrtc.caller.with_servers_of(&servers, owner)
+            }
             None => self.webrtc.caller.clone(),
         };
         let application = Application::Messages {

@@ -108,14 +108,16 @@ pub(super) struct Call {
     /// One of them is looking for servers.
     is_searching: bool,
     /// Servers in use, by their number: STUN servers, and TURN servers by their flows.
-    stun: BTreeSet<usize>,
+    pub(super) stun: BTreeMap<SocketAddr, usize>,
+    /// Addresses of STUN servers that do not answer.
+    pub(super) silent: BTreeSet<SocketAddr>,
     pub(super) relays: BTreeMap<RelayId, (usize, Arc<RelayShared>)>,
     /// Names that were looked up in this generation, and those that yet have to be.
     looked_up: usize,
-    unasked: Vec<(Name, Candidate)>,
-    /// The channel of messages.
     lookups: JoinSet<()>,
     places: Arc<Semaphore>,
+    unasked: Vec<(Name, Candidate)>,
+    /// The channel of messages.
     pub(super) messages: Option<Messages>,
     /// Why we close it.
     pub(super) refused: Option<CloseReason>,
@@ -152,7 +154,7 @@ impl Call {
         }
         self.is_searching = true;
         let relays = self.relays.values().map(|(number, _)| *number);
-        let in_use = self.stun.iter().copied().chain(relays).collect();
+        let in_use = self.stun.values().copied().chain(relays).collect();
         let search = self.help.find_servers(Arc::clone(&self.shared), in_use);
         self.tasks.spawn(search);
     }
@@ -195,6 +197,7 @@ impl Table {
                 hosts: self.calls.hosts.addresses(&help.announced),
                 filter: help.filter,
                 relay_only: help.relay_only,
+                checks_per_second: help.checks_per_second,
                 more_to_come: help.has_servers() || !self.calls.hosts.are_known(),
             },
         };
@@ -203,7 +206,6 @@ impl Table {
             Some(offer) => endpoint.accept_offer(now, call, offer),
         };
         let (id, description) = match begun {
-                checks_per_second: help.checks_per_second,
             Ok(begun) => begun,
             Err(error) => return new.refuse(CloseReason::Signaling(error), wakes),
         };
@@ -241,14 +243,15 @@ impl Table {
             mid: String::new(),
             tasks: JoinSet::new(),
             is_searching: false,
-            stun: BTreeSet::new(),
+            stun: BTreeMap::new(),
+            silent: BTreeSet::new(),
             relays: BTreeMap::new(),
             looked_up: 0,
+            lookups: JoinSet::new(),
+            places: Arc::new(Semaphore::new(MAX_LOOKUPS_AT_ONCE)),
             unasked: Vec::new(),
             messages: None,
             refused: None,
-            lookups: JoinSet::new(),
-            places: Arc::new(Semaphore::new(MAX_LOOKUPS_AT_ONCE)),
             _place: place,
         };
         call.describe(description, offer.is_none(), wakes);
@@ -319,7 +322,7 @@ impl Table {
                 Input::Stun(number, address) => {
                     let used = endpoint.add_stun_server(now, id, address);
                     if let Some(call) = self.call_mut(id).filter(|_| used) {
-                        call.stun.insert(number);
+                        call.stun.insert(address, number);
                     }
                 }
                 Input::Relay(number, server, flow) => {
@@ -351,11 +354,11 @@ impl Table {
                     return;
                 };
                 (call.looked_up, call.unasked) = (0, Vec::new());
+                // Those of the generation before are of no use any more.
+                call.lookups = JoinSet::new();
                 call.describe(&description, is_offer, wakes);
                 call.find_servers();
                 self.tell_whether_all_is_known(endpoint, now, id);
-                // Those of the generation before are of no use any more.
-                call.lookups = JoinSet::new();
             }
         }
     }
@@ -482,10 +485,7 @@ impl Table {
                     .set_path(CallState::Path { remote, relayed }, wakes);
             }
             Event::PathLost => call.shared.set_path(CallState::Lost, wakes),
-            Event::RelayFailed(relay) => {
-                tracing::debug!("a TURN server is not used any more");
-                self.close_relay(relay);
-            }
+            Event::Server(news) => self.hear_of_server(id, news),
             // The channel of messages follows, which says it all.
             Event::Ready { .. } if call.carries_messages() => {}
             Event::ChannelOpened(channel) if call.carries_messages() => {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{
     Asker, Context, FullAgent, Generation, IceEvent, LOST_AFTER, MAX_TRANSACTIONS, Relay,
-    RouteChange, Transaction,
+    RouteChange, ServerNews, Transaction,
 };
 use crate::proto::ice::{
     agent::Check,
@@ -103,7 +103,8 @@ impl FullAgent {
         let failed = |relay: &mut Relay| relay.state() == RelayState::Failed;
         for relay in self.relays.extract_if(.., failed) {
             self.routes.push(RouteChange::RemoveRelay(relay.id));
-            self.events.push_back(IceEvent::RelayFailed(relay.id));
+            let news = ServerNews::RelayFailed(relay.id, relay.failure());
+            self.events.push_back(IceEvent::Server(news));
         }
     }
 
@@ -116,6 +117,10 @@ impl FullAgent {
                 remote: server,
             });
             cx.outbox.push(server, Some(base.ip()), &datagram);
+        }
+        for server in self.gatherer.take_silent() {
+            let news = ServerNews::StunSilent(server);
+            self.events.push_back(IceEvent::Server(news));
         }
     }
 
@@ -146,19 +151,19 @@ impl FullAgent {
                 source,
                 destination,
                 ref datagram,
+                ..
             } = check;
             if let Some(id) = check.transaction() {
-                self.remember(Transaction {
-                    id,
-                    asker: Asker::Generation(number),
-                ..
-                    local: source,
-                    remote: destination,
                 let (ip, rate) = (destination.ip(), self.checks_per_second);
                 if !cx.checks.admit(cx.now, ip, check.standing, rate) {
                     // As if it were lost: it is repeated.
                     continue;
                 }
+                self.remember(Transaction {
+                    id,
+                    asker: Asker::Generation(number),
+                    local: source,
+                    remote: destination,
                 });
             }
             let relay = self

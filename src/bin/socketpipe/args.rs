@@ -274,7 +274,15 @@ pub(crate) enum SessionsAction {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
+
+    #[test]
+    fn the_help_names_the_variable_of_the_log() {
+        let help = Args::command().render_help().to_string();
+        assert!(help.contains("SOCKETPIPE_LOG"), "{help}");
+    }
 
     #[test]
     fn a_signed_invitation_cannot_count_its_uses() {

@@ -33,6 +33,6 @@ pub mod websocket;
 pub use listeners::{Due, Ended, Listeners};
 pub use transport::{
     CallConfig, Caller, Certificate, CertificateError, Config, ConfigError, Connecting, Connection,
-    ConnectionError, DialMode, Error, IceServer, IceServerError, Limits, Metrics, NoiseError,
-    Phase, Stream, Transport,
+    ConnectionError, DialMode, Error, IceServer, IceServerError, IceServerReport, IceServerState,
+    Limits, Metrics, NoiseError, Phase, ServerReports, Stream, Transport,
 };

@@ -87,6 +87,23 @@ fn a_terminal_over_tls_moves_to_webrtc_and_everybody_can_see_it() {
     serve.assert_nothing_left();
 }
 
+#[test]
+fn a_turn_server_of_no_use_is_told_of_at_the_start() {
+    if !has_network() {
+        return;
+    }
+    let directory = Directory::new();
+    let secret = directory.join("turn.secret");
+    std::fs::write(&secret, "secret").unwrap();
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let server = format!("turn:{}?transport=tcp", closed.local_addr().unwrap());
+    drop(closed);
+    let serve = Serve::start(&["--ice-server", &server, "--turn-secret-file", &secret]);
+    let told = serve.audit("word of the server", |line| line["event"] == "ice_server");
+    assert_eq!(told["server"], server);
+    assert_eq!(told["state"], "cannot be reached");
+}
+
 /// A service that gives back what it gets.
 fn echo() -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

@@ -22,8 +22,9 @@ use libp2p_rtc::{
     websocket::{Config, Error, Transport},
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
     sync::mpsc,
+    time::timeout,
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -287,6 +288,68 @@ async fn a_flood_of_offers_is_refused_one_by_one() {
     served.still_serves().await;
 }
 
+/// What becomes of an offer: whether it is answered with a description.
+async fn offer(raw: &mut Raw) -> bool {
+    say(raw, &Frame::WebRtcOffer(OFFER.to_owned())).await;
+    loop {
+        match hear(raw).await {
+            Ok(Frame::WebRtcAnswer(sdp)) => return !sdp.is_empty(),
+            Ok(_) => {}
+            Err(close) => panic!("{close:?}"),
+        }
+    }
+}
+
+/// Who has many WebSockets has not as many calls; they are free again as soon as their WebSocket is gone.
+#[tokio::test]
+async fn one_address_has_so_many_calls_that_are_being_made() {
+    let served = Served::new(|config| config.with_max_new_calls_per_address(2)).await;
+    let mut held = Vec::new();
+    for expected in [true, true, false] {
+        let mut raw = websocket(served.socket).await;
+        assert_eq!(offer(&mut raw).await, expected);
+        held.push(raw);
+    }
+    // What is refused goes on without WebRTC.
+    assert_alive(&mut held[2]).await;
+    held.remove(0);
+    let again = async {
+        loop {
+            let mut raw = websocket(served.socket).await;
+            if offer(&mut raw).await {
+                return;
+            }
+        }
+    };
+    soon(again).await;
+    served.still_serves().await;
+}
+
+/// An offer may name the address of somebody else, who is left in peace when nobody stands by the offer.
+#[tokio::test]
+async fn who_hangs_up_has_nobody_checked_any_more() {
+    // A check is repeated after three seconds at the latest.
+    const SILENCE: Duration = Duration::from_secs(4);
+    let victim = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = victim.local_addr().unwrap().to_string().replace(':', " ");
+    let name = "ae76af84-a5a1-422c-881a-882504701ae2.local 38926";
+    let served = Served::new(|config| config).await;
+    let mut raw = websocket(served.socket).await;
+    let offer = OFFER.replace(name, &address);
+    say(&mut raw, &Frame::WebRtcOffer(offer)).await;
+    let mut check = [0; 1024];
+    soon(victim.recv_from(&mut check)).await.unwrap();
+    drop(raw);
+    let left_in_peace = async {
+        while let Ok(received) = timeout(SILENCE, victim.recv_from(&mut check)).await {
+            received.unwrap();
+        }
+    };
+    let in_time = timeout(SILENCE + Duration::from_secs(2), left_in_peace).await;
+    in_time.expect("it is checked on and on");
+    served.still_serves().await;
+}
+
 /// What is not read is not answered any more, and then nothing is read: the kernel's buffers fill, and that is all.
 #[tokio::test]
 async fn who_asks_and_does_not_listen_is_not_heard_any_more() {
@@ -297,10 +360,7 @@ async fn who_asks_and_does_not_listen_is_not_heard_any_more() {
     let mut sent = 0;
     while sent < FAR_TOO_MANY {
         let sending = raw.send(Message::Binary(ping.clone()));
-        if tokio::time::timeout(Duration::from_secs(1), sending)
-            .await
-            .is_err()
-        {
+        if timeout(Duration::from_secs(1), sending).await.is_err() {
             break;
         }
         sent += 1;

@@ -100,7 +100,7 @@ impl Pair {
             | Event::EndOfCandidates
             | Event::PathSelected { .. }
             | Event::PathLost
-            | Event::RelayFailed(_)
+            | Event::Server(_)
             | Event::Closed(_) => {}
         }
     }

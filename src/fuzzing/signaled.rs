@@ -84,6 +84,7 @@ impl Target {
                 hosts: vec![address(1)],
                 filter: AddressFilter::ALL,
                 relay_only: false,
+                checks_per_second: 200,
                 more_to_come: false,
             },
         };

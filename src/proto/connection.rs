@@ -39,7 +39,7 @@ use super::{
     error::{CloseReason, DropReason, EngineError, Phase},
     event::{ChannelId, Counters, Dial, Event, HandshakePhase, PathStats, Side},
     fingerprint::Fingerprint,
-    ice::{RelayTransmit, RouteChange},
+    ice::{CheckBudget, RelayTransmit, RouteChange},
     outbox::Outbox,
     prober::Prober,
     stun::{BindingRequest, BindingResponse},
@@ -61,6 +61,8 @@ pub(crate) struct Context<'a> {
     pub(crate) phases: &'a mut VecDeque<HandshakePhase>,
     /// Where messages for TURN servers go.
     pub(crate) relayed: &'a mut VecDeque<RelayTransmit>,
+    /// What may be sent to addresses that have not answered.
+    pub(crate) checks: &'a mut CheckBudget,
     /// What its routes become.
     pub(crate) routes: &'a mut Vec<RouteChange>,
 }

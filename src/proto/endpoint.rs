@@ -30,7 +30,7 @@ use super::{
         ChannelId, ConnectionId, Counters, Dial, Event, HandshakePhase, PathStats, Read, Side,
         Write,
     },
-    ice::{RelayTransmit, RouteChange},
+    ice::{CheckBudget, RelayTransmit, RouteChange},
     outbox::{Outbox, Transmit},
 };
 
@@ -66,6 +66,8 @@ pub(crate) struct Endpoint {
     phases: VecDeque<HandshakePhase>,
     outbox: Outbox,
     relayed: VecDeque<RelayTransmit>,
+    /// Shared by all calls.
+    checks: CheckBudget,
     routes: Vec<RouteChange>,
     next_relay: u64,
     counters: Counters,
@@ -82,6 +84,7 @@ macro_rules! context {
             counters: &mut $self.counters,
             phases: &mut $self.phases,
             relayed: &mut $self.relayed,
+            checks: &mut $self.checks,
             routes: &mut $self.routes,
         }
     };
@@ -131,6 +134,7 @@ impl Endpoint {
             phases: VecDeque::new(),
             outbox: Outbox::default(),
             relayed: VecDeque::new(),
+            checks: CheckBudget::default(),
             routes: Vec::new(),
             next_relay: 0,
             counters: Counters::default(),

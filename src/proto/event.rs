@@ -12,7 +12,7 @@ use super::{
     credentials::IceVersion,
     error::{CloseReason, DropReason, Phase},
     fingerprint::Fingerprint,
-    ice::RelayId,
+    ice::ServerNews,
 };
 
 /// One connection of one endpoint, for its whole life; never reused. Calls with an unknown id do nothing.
@@ -109,8 +109,8 @@ pub(crate) enum Event {
     },
     /// Signaled: nothing comes by the path any more. An ICE restart may find another one.
     PathLost,
-    /// Signaled: a TURN server gives nothing, or its flow ended. What leads to it can be closed.
-    RelayFailed(RelayId),
+    /// Signaled: what a STUN or TURN server has shown.
+    Server(ServerNews),
     /// Last event.
     Closed(CloseReason),
 }

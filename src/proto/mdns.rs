@@ -12,8 +12,8 @@ mod tests;
 /// Where questions and answers go (RFC 6762 section 3).
 pub(crate) const GROUP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(224, 0, 0, 251), 5353);
 
-/// Longest label (RFC 1035 section 2.3.4).
-const MAX_LABEL: usize = 63;
+/// Digits of the groups of a UUID (RFC 9562 section 4).
+const UUID: [usize; 5] = [8, 4, 4, 4, 12];
 /// Records of one message that are looked at: a host has some, and all of them fit a datagram.
 const MAX_RECORDS: usize = 64;
 /// Labels and pointers of one name that are followed.
@@ -36,13 +36,16 @@ pub(crate) struct Name {
 }
 
 impl Name {
-    /// Only one label in `local.`, as the names have that browsers make up (section 3.2.1 of the draft); a printer's may
-    /// be the same. A peer must not learn what the resolver of this host says about any other name, nor make it ask.
+    /// Only a UUID in `local.`, as browsers make them up (section 3.1.1 of the draft). Any other name is that of a
+    /// printer or of somebody's computer: a peer must neither learn what it means here nor make this host ask for it.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let label = text.to_ascii_lowercase();
         let label = label.strip_suffix(".local")?;
-        let is_name_char = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-        let valid = (1..=MAX_LABEL).contains(&label.len()) && label.bytes().all(is_name_char);
+        let is_group = |(group, len): (&str, usize)| {
+            group.len() == len && group.bytes().all(|byte| byte.is_ascii_hexdigit())
+        };
+        let groups = label.split('-');
+        let valid = groups.clone().count() == UUID.len() && groups.zip(UUID).all(is_group);
         valid.then(|| Self {
             label: label.to_owned(),
         })
@@ -57,7 +60,7 @@ impl Name {
         }
         for kind in [TYPE_A, TYPE_AAAA] {
             for label in [self.label.as_bytes(), b"local"] {
-                message.push(u8::try_from(label.len()).expect("a label has at most 63 bytes"));
+                message.push(u8::try_from(label.len()).expect("a UUID has 36 bytes"));
                 message.extend_from_slice(label);
             }
             message.push(0);

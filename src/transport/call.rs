@@ -9,6 +9,7 @@
 mod caller;
 mod config;
 mod flow;
+mod health;
 mod messages;
 mod names;
 mod server;
@@ -27,11 +28,13 @@ use std::{
 pub use self::{
     caller::Caller,
     config::CallConfig,
+    health::{IceServerReport, IceServerState, ServerReports},
     server::{IceServer, IceServerError},
 };
 pub(crate) use self::{
     caller::{Help, Place},
     flow::{ByteStream, Flow},
+    health::Owner,
     messages::MessageChannel,
     names::Names,
 };
@@ -128,6 +131,10 @@ pub(crate) enum CallError {
     /// See [`CallConfig::with_max_calls`].
     #[error("there are as many calls as there may be")]
     TooMany,
+    /// See `Limits::max_new_calls_per_address` of `/ws/webrtc`.
+    #[cfg(feature = "websocket")]
+    #[error("there are as many calls of this address being made as there may be")]
+    TooManyFromAddress,
     /// The system gives no socket, or there is no tokio runtime.
     #[error("there is no socket for the call")]
     Socket(#[from] Error),

@@ -35,7 +35,9 @@ pub(crate) mod timer;
 mod transport;
 pub(crate) mod watcher;
 
-pub use call::{CallConfig, Caller, IceServer, IceServerError};
+pub use call::{
+    CallConfig, Caller, IceServer, IceServerError, IceServerReport, IceServerState, ServerReports,
+};
 pub use certificate::{Certificate, CertificateError};
 pub use config::{Config, ConfigError, DialMode, Limits};
 pub use connecting::Connecting;

@@ -18,6 +18,11 @@ use super::http::{
 /// WebSockets that may wait for the transport to be polled; more are refused. Each poll takes all of them.
 const MAX_WAITING: usize = 64;
 
+/// Longest offer that a frame can hold.
+const MAX_OFFER: usize = 65_535;
+/// More than the header of any frame.
+const MAX_HEADER: usize = 64;
+
 const NOBODY: Refusal = Refusal(
     StatusCode::SERVICE_UNAVAILABLE,
     "no libp2p node listens here",
@@ -44,19 +49,31 @@ pub(crate) struct Arrival {
 ///
 /// Made by [`Transport::acceptor`](super::Transport::acceptor), taken by
 /// [`WebSocketListener::with_libp2p`](crate::socketpipe::websocket::WebSocketListener::with_libp2p).
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Acceptor {
     to: Arc<Mutex<Option<mpsc::Sender<Arrival>>>>,
     /// Places beside those of the server, whose other guests keep theirs. `None`: it has no others.
     room: Option<Room>,
+    /// Bytes of one message of a WebSocket.
+    max_message: usize,
 }
 
 impl Acceptor {
+    /// Messages may have so many bytes of DATA.
+    pub(crate) fn new(max_message: u32) -> Self {
+        let data = usize::try_from(max_message).unwrap_or(usize::MAX);
+        Self {
+            to: Arc::default(),
+            room: None,
+            max_message: data.max(MAX_OFFER).saturating_add(MAX_HEADER),
+        }
+    }
+
     /// For a server that has other guests, too.
-    pub(crate) fn with_room(room: Room) -> Self {
+    pub(crate) fn with_room(room: Room, max_message: u32) -> Self {
         Self {
             room: Some(room),
-            ..Self::default()
+            ..Self::new(max_message)
         }
     }
 
@@ -95,9 +112,10 @@ impl Acceptor {
             None => place,
         };
         let upgrade = hyper::upgrade::on(request);
+        let max_message = self.max_message;
         let remote = SocketAddr::new(client.to_canonical(), port);
         tokio::spawn(async move {
-            if let Some(socket) = server::upgraded(upgrade).await {
+            if let Some(socket) = server::upgraded(upgrade, max_message).await {
                 slot.send(Arrival {
                     socket,
                     remote,

@@ -73,6 +73,14 @@ pub struct Limits {
     /// most. Default 1,024, at least 1. More wait in the system's queue; where the server is
     /// somebody else's ([`Acceptor`](super::Acceptor)) they are refused.
     pub max_connections: usize,
+    /// WebRTC connections of one address (of IPv6: of one /64) that are being made at once, inbound only; further offers from
+    /// there are refused, and their connections go on over the WebSocket and try again later. Default 128: each takes a key
+    /// pair, a handful of packets a second and, if nothing comes of it, ten seconds, and what comes to something counts for a
+    /// moment only. It is far below the number of calls in all
+    /// ([`CallConfig::with_max_calls`](crate::CallConfig::with_max_calls), 1,024), so that one address leaves room for others,
+    /// and high because everybody behind one NAT, on this host, or behind a proxy that is not among
+    /// [`Config::with_proxies`] comes from one address; the limit is theirs together. At least 1.
+    pub max_new_calls_per_address: usize,
     /// Bytes of one message of the peer on the plain WebSocket. Default 65,536, the default of SocketPipe; this side sends
     /// 32,768 at most, so less cannot be set.
     pub max_message: u32,
@@ -86,6 +94,7 @@ impl Default for Limits {
             retry_after: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(20),
             max_connections: 1024,
+            max_new_calls_per_address: 128,
             max_message: 65_536,
         }
     }
@@ -109,6 +118,11 @@ impl Limits {
             check(value <= YEAR, setting, "at most a year")?;
         }
         check(self.max_connections >= 1, "max_connections", "at least 1")?;
+        check(
+            self.max_new_calls_per_address >= 1,
+            "max_new_calls_per_address",
+            "at least 1",
+        )?;
         check(
             usize::try_from(self.max_message).is_ok_and(|max| max >= MAX_DATA),
             "max_message",
@@ -210,6 +224,12 @@ impl Config {
         self
     }
 
+    /// Sets [`Limits::max_new_calls_per_address`].
+    pub fn with_max_new_calls_per_address(mut self, calls: usize) -> Self {
+        self.limits.max_new_calls_per_address = calls;
+        self
+    }
+
     /// Sets [`Limits::max_message`].
     pub fn with_max_message(mut self, max_message: u32) -> Self {
         self.limits.max_message = max_message;
@@ -264,6 +284,10 @@ mod tests {
             ),
             (config().with_handshake_timeout(zero), "handshake_timeout"),
             (config().with_max_connections(0), "max_connections"),
+            (
+                config().with_max_new_calls_per_address(0),
+                "max_new_calls_per_address",
+            ),
             (config().with_max_message(32_767), "max_message"),
         ] {
             let mut transport = Transport::new(config);

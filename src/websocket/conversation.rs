@@ -53,6 +53,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Candidates that are handed to a call between two descriptions, each of which brings new ones: more than the core keeps.
 const MAX_CANDIDATES: usize = 256;
 
+/// Offers that may wait behind one without an answer: a peer that keeps to the rules sends none.
+const MAX_UNREAD: usize = 2;
+
 /// The state of WebRTC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum WebRtc {
@@ -90,12 +93,14 @@ pub(crate) struct Conversation {
     pause: Duration,
     /// When the last call was begun.
     called: Option<Instant>,
-    /// Its first offer has its answer: it may come up without further signaling.
-    is_answered: bool,
+    /// The call has found a path: the peer is there, and both go on without further signaling.
+    has_path: bool,
     /// Dialer: an offer of ours was not answered yet, and whether its call is still there.
     awaiting: Option<Awaiting>,
     /// Listener: an offer of the peer was not answered yet.
     owing: bool,
+    /// Listener: offers behind it that are refused unread, once it has its answer.
+    unread: usize,
     /// Listener: how often the peer may offer.
     offers: Offers,
     /// Listener: the certificates in the offer of the call.
@@ -138,9 +143,10 @@ impl Conversation {
             retry: None,
             pause: timing.retry,
             called: None,
-            is_answered: false,
+            has_path: false,
             awaiting: None,
             owing: false,
+            unread: 0,
             offers: Offers::new(now),
             certificates: Vec::new(),
             candidates: 0,
@@ -297,10 +303,10 @@ impl Conversation {
         }
         if self.leaving || !self.offers.admit(now) {
             tracing::debug!("an offer of the peer is refused unread");
-            return self.refuse();
+            return self.refuse_in_turn();
         }
         let Ok(description) = Description::parse(&sdp) else {
-            return self.refuse();
+            return self.refuse_in_turn();
         };
         let is_same = |certificate| self.certificates.contains(certificate);
         if self.has_call() && description.fingerprints.iter().any(is_same) {
@@ -330,7 +336,6 @@ impl Conversation {
                 self.call_failed(now);
             }
             Some(Awaiting::First | Awaiting::Restart) => {
-                self.is_answered = true;
                 self.candidates = 0;
                 self.actions.push_back(Action::Signal(Signal::Answer(sdp)));
             }
@@ -360,11 +365,14 @@ impl Conversation {
             }
             Signal::Answer(_) => {
                 self.owing = false;
-                self.is_answered = true;
             }
             Signal::Candidate { .. } | Signal::EndOfCandidates { .. } => {}
         }
+        let is_answer = matches!(signal, Signal::Answer(_));
         self.send(signals::frame_of(signal));
+        if is_answer {
+            self.refuse_unread();
+        }
     }
 
     /// The identity of the peer is proven over the call.
@@ -396,6 +404,7 @@ impl Conversation {
 
     /// The call has a path, perhaps again.
     pub(crate) fn path_found(&mut self) {
+        self.has_path = true;
         if let WebRtc::Lost { since, .. } = self.webrtc {
             self.webrtc = WebRtc::Up { since };
         }
@@ -487,7 +496,7 @@ impl Conversation {
             until: now + self.patience(),
         };
         self.called = Some(now);
-        self.is_answered = false;
+        self.has_path = false;
         self.candidates = 0;
         self.retry = None;
     }
@@ -507,6 +516,22 @@ impl Conversation {
 
     fn refuse_if_owing(&mut self) {
         if std::mem::take(&mut self.owing) {
+            self.refuse();
+            self.refuse_unread();
+        }
+    }
+
+    /// Refuses an offer, behind the answer to the one before: answers have no other sign of what they answer.
+    fn refuse_in_turn(&mut self) {
+        match self.owing {
+            false => self.refuse(),
+            true if self.unread < MAX_UNREAD => self.unread += 1,
+            true => self.violate(Code::INVALID_STATE, "the last offer was not answered yet"),
+        }
+    }
+
+    fn refuse_unread(&mut self) {
+        for _ in 0..std::mem::take(&mut self.unread) {
             self.refuse();
         }
     }
@@ -546,11 +571,13 @@ impl Conversation {
         }
         self.ended = true;
         match self.webrtc {
-            // The other half of its signaling will never come, or nothing will ever come by its path.
-            WebRtc::Trying { .. } if !self.is_answered => self.drop_call(),
+            // Who has hung up before anything was proven has nobody checked on their behalf any more: the addresses may be
+            // those of somebody else.
+            WebRtc::Trying { .. } if !self.has_path => self.drop_call(),
+            // Nothing will ever come by its path.
             WebRtc::Lost { .. } => self.drop_call(),
             WebRtc::Up { .. } if !self.leaving && ended.may_be_of_peer() => {
-                self.actions.push_back(Action::Probe)
+                self.actions.push_back(Action::Probe);
             }
             WebRtc::Up { .. } | WebRtc::Trying { .. } | WebRtc::None => {}
         }
@@ -558,7 +585,7 @@ impl Conversation {
         self.fallback = None;
         self.retry = None;
         self.awaiting = None;
-        self.owing = false;
+        (self.owing, self.unread) = (false, 0);
         self.actions.push_back(Action::End(ended));
     }
 }

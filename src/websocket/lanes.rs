@@ -4,13 +4,14 @@
 //! muxer ([`super::connection`]). It has no task of its own, and dropping it leaves nothing behind. It does what the
 //! [`Conversation`] decides.
 
+mod calls;
 mod lane;
 mod telling;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -26,7 +27,7 @@ use self::lane::Lane;
 use super::{
     conversation::{Action, Conversation, Ended, Timing},
     error::{ConnectionError, Error, Phase},
-    http::{messages::Socket, server::Place},
+    http::{limit::Share, messages::Socket, server::Place},
     link::{Link, Received},
     network::Changes,
     paths::Report,
@@ -38,7 +39,7 @@ use crate::{
     Connection as WebRtcConnection,
     proto::{CloseReason, Side},
     transport::{
-        call::{Application, Call, CallError, CallEvent},
+        call::{Application, Call, CallEvent},
         connecting::authenticate,
         driver::Ready,
         timer::Timer,
@@ -70,6 +71,9 @@ pub(crate) struct Lanes {
     closing: Option<Instant>,
     conversation: Conversation,
     call: Option<Call>,
+    /// Of an inbound connection: where it comes from, and its call's place among those of that address.
+    from: Option<IpAddr>,
+    beginning: Option<Share>,
     webrtc: Lane<Box<Ready>, WebRtcConnection>,
     plain: Lane<Pipe, Box<Muxer>>,
     pipe: Option<PipeEnd>,
@@ -116,6 +120,8 @@ impl Lanes {
             may_prove: false,
             closing: None,
             call: None,
+            from: None,
+            beginning: None,
             webrtc: Lane::None,
             plain: Lane::None,
             pipe: None,
@@ -386,6 +392,7 @@ impl Lanes {
             match result.and_then(|(peer, lane)| self.accept(peer).map(|()| lane)) {
                 Ok(connection) => {
                     self.webrtc = Lane::Up(connection);
+                    self.beginning = None;
                     self.conversation.call_is_up(now);
                 }
                 Err(error) => {
@@ -397,7 +404,12 @@ impl Lanes {
         if let Poll::Ready(result) = plain {
             more = true;
             match result.and_then(|(peer, lane)| self.accept(peer).map(|()| lane)) {
-                Ok(muxer) => self.plain = Lane::Up(muxer),
+                Ok(muxer) => {
+                    self.plain = Lane::Up(muxer);
+                    if let Some(pipe) = &self.pipe {
+                        pipe.widen();
+                    }
+                }
                 Err(error) => {
                     self.fail(error);
                     self.plain_ended();
@@ -467,11 +479,12 @@ impl Lanes {
                     }
                 }
                 Action::Offer => {
+                    self.drop_call();
                     let call = self.common.caller().offer(Application::Libp2p);
                     self.set_call(now, call);
                 }
                 Action::Answer(sdp) => {
-                    let call = self.common.caller().answer(Application::Libp2p, &sdp);
+                    let call = self.answer(&sdp);
                     self.set_call(now, call);
                 }
                 Action::Signal(signal) => {
@@ -512,23 +525,6 @@ impl Lanes {
             }
         }
         any
-    }
-
-    fn set_call(&mut self, now: Instant, call: Result<Call, CallError>) {
-        self.drop_call();
-        match call {
-            Ok(call) => self.call = Some(call),
-            Err(error) => {
-                tracing::debug!(%error, "no call");
-                self.conversation.call_failed(now);
-            }
-        }
-    }
-
-    fn drop_call(&mut self) {
-        self.call = None;
-        self.webrtc = Lane::None;
-        self.path = None;
     }
 
     fn end_link(&mut self, now: Instant, ended: Ended) {

@@ -13,7 +13,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use futures::{Stream, StreamExt as _, stream::FuturesUnordered};
+use futures::Stream;
 use hyper::{Request, body::Incoming};
 use libp2p_core::transport::{ListenerId, TransportEvent};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -32,6 +32,7 @@ use super::{
     lanes::Lanes,
     setup::{Connecting, Setup},
     transport::{Common, now},
+    turns::Turns,
 };
 use crate::{proto::Side, transport::interfaces::Interfaces};
 
@@ -49,7 +50,7 @@ pub(crate) struct Listener {
     interfaces: Interfaces,
     arrivals: mpsc::Receiver<Arrival>,
     /// Connections nobody can be asked on yet. Each has its place among those of its server.
-    setups: FuturesUnordered<Beginning>,
+    setups: Turns<Beginning>,
     /// Accepts TCP connections, if that is not somebody else's business.
     server: Option<JoinHandle<()>>,
     /// Events to report before anything else.
@@ -82,7 +83,7 @@ impl Listener {
             socket: listener.local_addr()?,
             ..addr
         };
-        let acceptor = Acceptor::default();
+        let acceptor = Acceptor::new(common.config.limits.max_message);
         let server = serve(listener, common.clone(), acceptor.clone(), tls);
         let mut this = Self::on(id, addr, &acceptor, common)?;
         this.server = Some(tokio::spawn(server));
@@ -105,7 +106,7 @@ impl Listener {
             addr,
             interfaces: Interfaces::new(id, addr.socket)?,
             arrivals: acceptor.open(),
-            setups: FuturesUnordered::new(),
+            setups: Turns::new(),
             server: None,
             events: VecDeque::new(),
             is_closed: false,
@@ -137,7 +138,7 @@ impl Listener {
     fn stop(&mut self) {
         // Not the acceptor: another listener may have it by now.
         self.arrivals.close();
-        self.setups = FuturesUnordered::new();
+        self.setups = Turns::new();
         if let Some(server) = self.server.take() {
             server.abort();
         }
@@ -161,7 +162,8 @@ impl Listener {
         let report = self.common.report(address);
         let (common, role) = (self.common.clone(), Side::Listener);
         let deadline = now() + common.config.limits.handshake_timeout;
-        let lanes = Lanes::new(common, role, socket, None, report, Some(place));
+        let lanes =
+            Lanes::new(common, role, socket, None, report, Some(place)).called_from(remote.ip());
         self.setups.push(Beginning {
             setup: Some(Setup::new(lanes, deadline)),
             remote,
@@ -193,7 +195,8 @@ impl Stream for Listener {
         while let Poll::Ready(Some(arrival)) = this.arrivals.poll_recv(cx) {
             this.begin(arrival);
         }
-        while let Poll::Ready(Some(begun)) = this.setups.poll_next_unpin(cx) {
+        this.setups.begin_turn();
+        while let Poll::Ready(begun) = this.setups.poll_next(cx) {
             match begun {
                 (Ok(setup), remote) => return Poll::Ready(Some(this.incoming(setup, remote))),
                 (Err(error), remote) => {

@@ -66,6 +66,7 @@ pub(crate) mod http;
 mod lanes;
 mod link;
 mod listener;
+mod modest;
 mod network;
 mod paths;
 mod pipe;
@@ -75,6 +76,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod turns;
 
 pub use self::{
     acceptor::Acceptor,

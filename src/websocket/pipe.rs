@@ -16,6 +16,8 @@ use futures::{AsyncRead, AsyncWrite};
 
 /// Bytes of the peer that may wait. The owner stops reading the WebSocket then; one message comes on top.
 const MAX_INBOUND: usize = 64 * 1024;
+/// The same before the peer has proven who it is: more than the messages of that have.
+const MAX_UNPROVEN: usize = 8 * 1024;
 /// Bytes that may wait to be sent: the largest record of Noise.
 const MAX_OUTBOUND: usize = 64 * 1024;
 
@@ -34,6 +36,8 @@ struct Shared {
     inbound: VecDeque<Bytes>,
     /// Bytes in it.
     waiting: usize,
+    /// The peer has proven who it is: more may wait.
+    is_wide: bool,
     outbound: BytesMut,
     /// The lane sends no more.
     closed: bool,
@@ -46,6 +50,16 @@ struct Shared {
     reader: Option<Waker>,
     writer: Option<Waker>,
     owner: Option<Waker>,
+}
+
+impl Shared {
+    fn has_room(&self) -> bool {
+        let most = match self.is_wide {
+            true => MAX_INBOUND,
+            false => MAX_UNPROVEN,
+        };
+        self.waiting < most
+    }
 }
 
 /// Both ends of a new pipe.
@@ -76,11 +90,21 @@ impl PipeEnd {
     /// Whether the lane takes more; wakes the task when it does again.
     pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut shared = lock(&self.shared);
-        if shared.waiting < MAX_INBOUND {
+        if shared.has_room() {
             return Poll::Ready(());
         }
         shared.owner = Some(cx.waker().clone());
         Poll::Pending
+    }
+
+    /// The peer has proven who it is: as much may wait as a fast path needs.
+    pub(crate) fn widen(&self) {
+        let owner = {
+            let mut shared = lock(&self.shared);
+            shared.is_wide = true;
+            shared.owner.take()
+        };
+        wake(owner);
     }
 
     /// Bytes of the peer.
@@ -169,9 +193,9 @@ impl AsyncRead for Pipe {
             if front.is_empty() {
                 shared.inbound.pop_front();
             }
-            let was_full = shared.waiting >= MAX_INBOUND;
+            let was_full = !shared.has_room();
             shared.waiting -= count;
-            let has_room = was_full && shared.waiting < MAX_INBOUND;
+            let has_room = was_full && shared.has_room();
             (count, has_room.then(|| shared.owner.take()).flatten())
         };
         wake(owner);
@@ -282,7 +306,12 @@ mod tests {
         while end.poll_room(&mut cx).is_ready() {
             end.push(Bytes::from_static(&[7; 10_000]));
         }
-        assert!(lock(&end.shared).waiting < MAX_INBOUND + 10_000);
+        assert!(lock(&end.shared).waiting < MAX_UNPROVEN + 10_000);
+        end.widen();
+        while end.poll_room(&mut cx).is_ready() {
+            end.push(Bytes::from_static(&[7; 10_000]));
+        }
+        assert!((MAX_INBOUND..MAX_INBOUND + 10_000).contains(&lock(&end.shared).waiting));
         let reading = async {
             let mut buf = vec![0; 20_000];
             pipe.read_exact(&mut buf).await.unwrap();

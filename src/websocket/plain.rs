@@ -10,13 +10,14 @@ use libp2p_core::{
 use libp2p_identity::{Keypair, PeerId};
 use multistream_select::{Version, dialer_select_proto, listener_select_proto};
 
-use super::{error::Error, pipe::Pipe};
+use super::{error::Error, modest::Modest, pipe::Pipe};
 use crate::proto::Side;
 
 /// What multiplexes the streams of a plain lane.
-pub(crate) type Muxer = libp2p_yamux::Muxer<Negotiated<libp2p_noise::Output<Negotiated<Pipe>>>>;
+pub(crate) type Muxer =
+    libp2p_yamux::Muxer<Negotiated<libp2p_noise::Output<Modest<Negotiated<Pipe>>>>>;
 
-/// Proves identities and agrees on yamux.
+/// Proves identities and agrees on yamux. Of the three messages of Noise (the pattern XX) the listener reads two.
 pub(crate) async fn negotiate(
     keypair: Keypair,
     pipe: Pipe,
@@ -28,7 +29,7 @@ pub(crate) async fn negotiate(
         Side::Dialer => {
             let (name, io) =
                 dialer_select_proto(pipe, noise.protocol_info(), Version::V1Lazy).await?;
-            let (peer, io) = noise.upgrade_outbound(io, name).await?;
+            let (peer, io) = noise.upgrade_outbound(Modest::new(io, 1), name).await?;
             // Not the lazy form: it says nothing before somebody opens a stream, and the listener waits.
             let (name, io) = dialer_select_proto(io, yamux.protocol_info(), Version::V1).await?;
             Ok((
@@ -41,7 +42,7 @@ pub(crate) async fn negotiate(
         }
         Side::Listener => {
             let (name, io) = listener_select_proto(pipe, noise.protocol_info()).await?;
-            let (peer, io) = noise.upgrade_inbound(io, name).await?;
+            let (peer, io) = noise.upgrade_inbound(Modest::new(io, 2), name).await?;
             let (name, io) = listener_select_proto(io, yamux.protocol_info()).await?;
             Ok((
                 peer,

@@ -27,7 +27,7 @@ use super::{
     connection::Connection,
     dialer,
     error::{Error, address_error},
-    http::{server::Room, tls::TlsError},
+    http::{limit::Shares, server::Room, tls::TlsError},
     listener::Listener,
     network::Network,
     paths::{Paths, Report},
@@ -43,6 +43,8 @@ pub(crate) struct Common {
     caller: Caller,
     pub(crate) network: Network,
     paths: Paths,
+    /// Calls that peers began and that are not up yet, by the address of the peer.
+    pub(crate) beginning: Arc<Shares>,
     connections: AtomicU64,
     /// Read once: it takes the system a while.
     roots: OnceLock<Arc<ClientConfig>>,
@@ -97,6 +99,7 @@ impl Transport {
         let common = Common {
             webrtc: Arc::new(crate::Config::new(&config.keypair)),
             caller: config.caller(),
+            beginning: Shares::new(config.limits.max_new_calls_per_address),
             config,
             network: Network::default(),
             paths: Paths::default(),
@@ -130,7 +133,7 @@ impl Transport {
     pub fn acceptor(&mut self, local: SocketAddr, tls: bool) -> Acceptor {
         let config = &self.common.config;
         let room = Room::new(config.limits.max_connections, &config.proxies);
-        let acceptor = Acceptor::with_room(room);
+        let acceptor = Acceptor::with_room(room, config.limits.max_message);
         let addr = ListenAddr { socket: local, tls };
         self.acceptors.push((addr, acceptor.clone()));
         acceptor

@@ -8,9 +8,15 @@ use libp2p_rtc::socketpipe::{Allowlist, session::Mode};
 
 use crate::time::parse_duration;
 
+/// Behind the options: the variable has no option of its own.
+const LOG_HELP: &str = "\
+Environment:
+  SOCKETPIPE_LOG  What the program logs to stderr, as levels and modules: warn, debug,
+                  libp2p_rtc=debug, libp2p_rtc::transport::call=trace,info [default: error,yamux=off]";
+
 /// Terminals and TCP services behind a libp2p node.
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, max_term_width = 100, after_help = LOG_HELP)]
 pub(crate) struct Args {
     /// Where identity, tokens and peers are kept [default: ~/.local/state/socketpipe].
     #[arg(long, global = true, value_name = "DIR")]
@@ -268,7 +274,15 @@ pub(crate) enum SessionsAction {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
+
+    #[test]
+    fn the_help_names_the_variable_of_the_log() {
+        let help = Args::command().render_help().to_string();
+        assert!(help.contains("SOCKETPIPE_LOG"), "{help}");
+    }
 
     #[test]
     fn a_signed_invitation_cannot_count_its_uses() {

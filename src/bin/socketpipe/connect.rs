@@ -7,10 +7,13 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use libp2p_rtc::socketpipe::{
-    Carrier, Code, Exit, RemoteSession, SessionHandle, SessionOptions, SessionStatus, Signal,
-    exit_of,
-    session::{By, End, EndReason, Mode},
+use libp2p_rtc::{
+    ServerReports,
+    socketpipe::{
+        Carrier, Code, Exit, RemoteSession, SessionHandle, SessionOptions, SessionStatus, Signal,
+        exit_of,
+        session::{By, End, EndReason, Mode},
+    },
 };
 use serde_json::json;
 use tokio::{
@@ -24,8 +27,9 @@ use crate::{
     Failed,
     args::Connect,
     config::pair,
-    destination::{Destination, host_port},
+    destination::{Destination, Ways, host_port},
     output::{Output, harmless},
+    servers,
     state::State,
     terminal::{Escapes, Key, Raw, SHOW_LOSS_AFTER, Screen, size},
 };
@@ -52,6 +56,8 @@ pub(crate) async fn run(state: State, options: Connect, output: &Output) -> Resu
     let destination = Destination::new(&options.target, None)?;
     let session_options = session_options(&destination, &options)?;
     let ways = destination.ways(&state).await?;
+    // Between the lines of a terminal it is in the way; there ~s tells it.
+    let _telling = output.is_json().then(|| ways.tell_of_servers(output));
     let opened = ways.open(session_options, output).await;
     let session = match opened {
         Ok(session) => session,
@@ -62,7 +68,7 @@ pub(crate) async fn run(state: State, options: Connect, output: &Output) -> Resu
     };
     let end = match destination.invitation.mode {
         Mode::Pty => {
-            Terminal::new(session, &options, output, destination.name())?
+            Terminal::new(session, &options, output, destination.name(), &ways)?
                 .run()
                 .await
         }
@@ -240,6 +246,7 @@ struct Terminal<'a> {
     /// Breaks that were told of, see [`SessionHandle::losses`].
     losses: u32,
     name: String,
+    servers: Option<ServerReports>,
     output: &'a Output,
 }
 
@@ -249,6 +256,7 @@ impl<'a> Terminal<'a> {
         options: &Connect,
         output: &'a Output,
         name: String,
+        ways: &Ways,
     ) -> Result<Self, Failed> {
         let handle = session.handle();
         let status = handle.watch();
@@ -271,6 +279,7 @@ impl<'a> Terminal<'a> {
             lost: None,
             losses: 0,
             name,
+            servers: ways.servers.clone(),
             output,
         })
     }
@@ -373,7 +382,9 @@ impl<'a> Terminal<'a> {
         });
         match self.handle.status() {
             SessionStatus::Connected { path } => {
-                format!("connected by {}{rtt}", harmless(&path))
+                let useless = self.servers.as_ref().map(servers::useless);
+                let useless = useless.unwrap_or_default();
+                format!("connected by {}{rtt}{useless}", harmless(&path))
             }
             SessionStatus::Reconnecting {
                 attempt,

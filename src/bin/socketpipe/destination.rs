@@ -7,7 +7,7 @@ use std::{
 
 use libp2p::Multiaddr;
 use libp2p_rtc::{
-    CallConfig, Caller,
+    CallConfig, Caller, ServerReports,
     socketpipe::{
         ConnectError, Control, OpenError, RemoteSession, SessionOptions, WebRtc,
         invitation::{Invitation, InvitationError, peer_of},
@@ -16,12 +16,14 @@ use libp2p_rtc::{
         websocket::{TlsRoots, WebSocketConnector},
     },
 };
+use tokio::task::JoinSet;
 
 use crate::{
     Failed,
     args::Target,
     node::{Node, NodeOptions, NodeTask},
     output::{Output, harmless},
+    servers,
     state::{State, read_line},
     transports::Transports,
     ways::{Both, Detour},
@@ -111,27 +113,32 @@ impl Destination {
                 &self.roots,
             )?),
         };
+        let upgrade = (self.webrtc && websocket.is_some()).then(|| self.upgrade());
         Ok(Ways {
             addresses: self.invitation.addresses.clone(),
+            servers: upgrade.as_ref().map(|(_, servers)| servers.clone()),
             control: node.map(|node| node.control),
             task,
-            webrtc: (self.webrtc && websocket.is_some()).then(|| self.upgrade()),
+            webrtc: upgrade.map(|(webrtc, _)| webrtc),
             websocket,
             detour: Detour::default(),
         })
     }
 
-    /// How its sessions move to WebRTC.
-    fn upgrade(&self) -> WebRtc {
+    /// How its sessions move to WebRTC, and what becomes of the servers for that.
+    fn upgrade(&self) -> (WebRtc, ServerReports) {
         let mut config = CallConfig::new();
         if let TlsRoots::File(roots) = &self.roots {
             config = config.with_tls_roots(roots);
         }
-        let webrtc = WebRtc::new(Caller::new(config));
-        match self.invitation.mode {
+        let caller = Caller::new(config);
+        let servers = caller.server_reports();
+        let webrtc = WebRtc::new(caller);
+        let webrtc = match self.invitation.mode {
             Mode::Pty => webrtc,
             Mode::Tunnel => webrtc.with_delay(SETTLED),
-        }
+        };
+        (webrtc, servers)
     }
 }
 
@@ -214,6 +221,8 @@ pub(crate) fn host_port(text: &str) -> Result<(String, u16), Failed> {
 pub(crate) struct Ways {
     addresses: Vec<Multiaddr>,
     control: Option<Control>,
+    /// What became of the STUN and TURN servers that the server has named.
+    pub(crate) servers: Option<ServerReports>,
     task: Option<NodeTask>,
     websocket: Option<WebSocketConnector>,
     webrtc: Option<WebRtc>,
@@ -226,6 +235,7 @@ impl Ways {
         Self {
             addresses: self.addresses.clone(),
             control: self.control.clone(),
+            servers: self.servers.clone(),
             task: None,
             websocket: self.websocket.clone(),
             webrtc: self.webrtc.clone(),
@@ -261,6 +271,15 @@ impl Ways {
                 open(options, both).await
             }
         }
+    }
+
+    /// Tells what becomes of STUN and TURN servers, until what this gives is dropped.
+    pub(crate) fn tell_of_servers(&self, output: &Output) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        if let Some(reports) = self.servers.clone() {
+            tasks.spawn(servers::tell(reports, *output));
+        }
+        tasks
     }
 
     /// Says goodbye.

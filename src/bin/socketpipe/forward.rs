@@ -98,6 +98,7 @@ pub(crate) async fn run(state: State, options: Forward, output: &Output) -> Resu
         listeners.push((local, listener));
     }
     let ways = destination.ways(&state).await?;
+    let _telling = ways.tell_of_servers(output);
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();

@@ -17,6 +17,7 @@ mod node;
 mod output;
 mod recording;
 mod serve;
+mod servers;
 mod state;
 mod terminal;
 mod time;

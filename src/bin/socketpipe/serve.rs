@@ -33,6 +33,7 @@ use crate::{
     desk::{Desk, TOKENS},
     node::{Node, NodeOptions, NodeTask},
     output::Output,
+    servers,
     state::{Ports, State, port_of},
     time::{rfc3339, unix},
     transports::Transports,
@@ -75,7 +76,10 @@ pub(crate) async fn run(state: State, options: Serve, output: &Output) -> Result
     let servers = config.webrtc.servers()?;
     let transports = transports(&config, &state, servers.as_ref())?;
     let caller = transports.as_ref().map(|(_, all)| all.caller.clone());
-    let server = make_server(&config, &desk, caller, servers.as_ref());
+    let caller = caller.unwrap_or_else(|| Caller::new(config.webrtc.calls()));
+    let server = make_server(&config, &desk, &caller, servers.as_ref());
+    let all = servers.clone().filter(|_| config.webrtc.enabled);
+    let _watching = servers::watch(&caller, all, output);
     let websocket = listen_websocket(&config, &server, (limiter, servers), &mut ports).await?;
     let shared = websocket
         .as_ref()
@@ -171,15 +175,14 @@ fn transports(
 fn make_server(
     config: &Config,
     desk: &Desk,
-    caller: Option<Caller>,
+    caller: &Caller,
     servers: Option<&TurnServers>,
 ) -> Server {
     let (limits, most) = (config.server(), config.sessions.max);
     if !upgrades(config) {
         return Server::with_max_sessions(limits, desk.clone(), most);
     }
-    let caller = caller.unwrap_or_else(|| Caller::new(config.webrtc.calls()));
-    let webrtc = config.webrtc.upgrade(caller, servers);
+    let webrtc = config.webrtc.upgrade(caller.clone(), servers);
     Server::with_webrtc(limits, desk.clone(), most, webrtc)
 }
 

@@ -507,7 +507,7 @@ impl Connection {
                 IceEvent::EndOfCandidates => self.push_event(Event::EndOfCandidates),
                 IceEvent::Selected(path) => self.on_path_selected(path, cx),
                 IceEvent::Lost => self.push_event(Event::PathLost),
-                IceEvent::RelayFailed(relay) => self.push_event(Event::RelayFailed(relay)),
+                IceEvent::Server(news) => self.push_event(Event::Server(news)),
             }
         }
     }

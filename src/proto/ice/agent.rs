@@ -15,7 +15,7 @@ use is::{
     stun::{StunMessage, StunPacket},
 };
 
-use super::{AddressFilter, CandidateUse, Credentials};
+use super::{AddressFilter, CandidateUse, Credentials, budget::Standing};
 use crate::proto::{
     candidate::{Candidate, CandidateKind, Host},
     sdp::MAX_CANDIDATES,
@@ -25,7 +25,8 @@ use crate::proto::{
 /// Pairs of candidates that are checked at most (RFC 8445 section 6.1.2.5 names 100).
 const MAX_PAIRS: usize = 128;
 /// Ports of one address of the peer that are tried. Behind a NAT, or at a TURN server, its interfaces share one; more
-/// would only let a stranger have us send more to whom he likes.
+/// would only let a stranger have us send more to whom he likes. What all calls together send there: see
+/// [`super::CheckBudget`].
 pub(super) const MAX_PORTS: usize = 16;
 /// First repetition of a check and longest pause between checks of a pair that works (RFC 7675 section 5.1: about 5 s).
 const FIRST_RETRANSMISSION: Duration = Duration::from_millis(200);
@@ -69,6 +70,16 @@ pub(super) struct Check {
     pub(super) destination: SocketAddr,
     /// The message.
     pub(super) datagram: Vec<u8>,
+    /// What is known of the destination.
+    pub(super) standing: Standing,
+}
+
+/// What is known of an address of the peer.
+#[derive(Clone, Copy, Debug)]
+struct Remote {
+    /// It was told as that of a relay.
+    relayed: bool,
+    standing: Standing,
 }
 
 impl Check {
@@ -86,8 +97,8 @@ pub(super) struct Generation {
     engine: IceAgent,
     local: Credentials,
     remote: Option<Credentials>,
-    /// Addresses of the peer, told or seen, and whether they were told as those of a relay.
-    remotes: BTreeMap<SocketAddr, bool>,
+    /// Addresses of the peer, told or seen.
+    remotes: BTreeMap<SocketAddr, Remote>,
     locals: usize,
     /// Candidates that came before the peer's credentials.
     early: Vec<Candidate>,
@@ -238,7 +249,9 @@ impl Generation {
         match address.filter(|address| filter.allows(*address)) {
             Some(address) if self.admit(address) => {
                 let relayed = candidate.kind == CandidateKind::Relayed;
-                self.remotes.insert(address, relayed);
+                if let Some(remote) = self.remotes.get_mut(&address) {
+                    remote.relayed = relayed;
+                }
                 self.engine.add_remote_candidate(is::Candidate::from_parts(
                     candidate.foundation.clone(),
                     1,
@@ -274,7 +287,11 @@ impl Generation {
         let room =
             self.remotes.len() < MAX_CANDIDATES && ports.count() < MAX_PORTS && pairs <= MAX_PAIRS;
         if room {
-            self.remotes.insert(address, false);
+            let remote = Remote {
+                relayed: false,
+                standing: Standing::Named,
+            };
+            self.remotes.insert(address, remote);
         }
         room
     }
@@ -291,7 +308,7 @@ impl Generation {
 
     /// Whether the peer told it as that of a relay.
     pub(super) fn is_relay(&self, remote: SocketAddr) -> bool {
-        self.remotes.get(&remote) == Some(&true)
+        self.remotes.get(&remote).is_some_and(|one| one.relayed)
     }
 
     /// We nominate, whatever was agreed.
@@ -341,6 +358,11 @@ impl Generation {
             },
             &mut copy,
         );
+        if let Some(one) = self.remotes.get_mut(&remote)
+            && one.standing == Standing::Named
+        {
+            one.standing = Standing::Heard;
+        }
         self.feed(now, local, remote, &copy)
     }
 
@@ -368,6 +390,9 @@ impl Generation {
             (Some(mapped), None) => stun::encode_binding_success(id, mapped, key, &mut copy),
             (_, Some(code)) => stun::encode_binding_error(id, code, "", key, &mut copy),
             (None, None) => return false,
+        }
+        if let Some(one) = self.remotes.get_mut(&remote) {
+            one.standing = Standing::Answered;
         }
         self.feed(now, local, remote, &copy)
     }
@@ -448,7 +473,9 @@ impl Generation {
     /// The next message to send.
     pub(super) fn poll_check(&mut self) -> Option<Check> {
         let transmit = self.engine.poll_transmit()?;
+        let remote = self.remotes.get(&transmit.destination);
         Some(Check {
+            standing: remote.map_or(Standing::Named, |remote| remote.standing),
             source: transmit.source,
             destination: transmit.destination,
             datagram: transmit.contents.into(),

@@ -18,7 +18,7 @@ use rand::RngExt as _;
 use self::probe::Probe;
 use super::{
     AddressFilter, CandidateUse, Credentials, IceConfig, MAX_HOSTS, MAX_SERVERS, RelayId,
-    RouteChange, Selected,
+    RouteChange, Selected, ServerNews,
     agent::{Generation, Local},
     gather::Gatherer,
     relay::Relay,
@@ -46,8 +46,8 @@ pub(crate) enum IceEvent {
     Selected(Selected),
     /// Nothing comes by the path any more.
     Lost,
-    /// A TURN server gives nothing, or its flow ended: it is not used any more.
-    RelayFailed(RelayId),
+    /// A server answers, or is of no use.
+    Server(ServerNews),
 }
 
 /// Whom an answer is for.
@@ -71,6 +71,7 @@ struct Transaction {
 pub(crate) struct FullAgent {
     filter: AddressFilter,
     relay_only: bool,
+    checks_per_second: u32,
     stun_servers: Vec<SocketAddr>,
     tie_breaker: u64,
     /// Candidates of ours, in the order they were found.
@@ -105,6 +106,7 @@ impl FullAgent {
         let mut this = Self {
             filter: config.filter,
             relay_only: config.relay_only,
+            checks_per_second: config.checks_per_second,
             stun_servers: Vec::new(),
             tie_breaker,
             locals: Vec::new(),
@@ -429,8 +431,13 @@ impl FullAgent {
     }
 
     fn on_gathered(&mut self, id: TransactionId, response: &BindingResponse<'_>) -> bool {
-        let base = self.gatherer.answered(id);
-        let found = base.zip(response.mapped_address());
+        let asked = self.gatherer.answered(id);
+        let found = asked.zip(response.mapped_address());
+        if let Some(((_, server), _)) = found {
+            let news = ServerNews::StunAnswers(server);
+            self.events.push_back(IceEvent::Server(news));
+        }
+        let found = found.map(|((base, _), address)| (base, address));
         if let Some((base, address)) = found
             && !self.locals.iter().any(|local| local.address == address)
             && AddressFilter::ALL.allows(address)
@@ -542,7 +549,7 @@ impl FullAgent {
     pub(crate) fn relay_closed(&mut self, now: Instant, id: RelayId) {
         let address = self.relay_address(id);
         if let Some(relay) = self.relays.iter_mut().find(|relay| relay.id == id) {
-            relay.fail();
+            relay.close();
         }
         if let Some(address) = address {
             self.remove_host(address, now);
@@ -566,11 +573,14 @@ impl FullAgent {
         for base in gone {
             self.remove_host(base, now);
         }
-        let addresses: Vec<_> = self.relays.iter().filter_map(Relay::address).collect();
-        for address in addresses {
+        let address = |relay: &Relay| Some((relay.id, relay.address()?));
+        let addresses: Vec<_> = self.relays.iter().filter_map(address).collect();
+        for (relay, address) in addresses {
             if self.locals.iter().any(|local| local.address == address) {
                 continue;
             }
+            let news = ServerNews::RelayAllocated(relay);
+            self.events.push_back(IceEvent::Server(news));
             self.add_local(Local {
                 kind: CandidateKind::Relayed,
                 address,

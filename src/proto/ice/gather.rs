@@ -4,6 +4,7 @@
 //! enough. Owned by [`super::FullAgent`], which sends them and gives the answers back by their transaction id.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -31,6 +32,10 @@ struct Query {
 #[derive(Debug, Default)]
 pub(super) struct Gatherer {
     queries: Vec<Query>,
+    /// Servers that have answered.
+    heard: BTreeSet<SocketAddr>,
+    /// Those that were asked for the last time and have not, and of which that was not told yet.
+    silent: BTreeSet<SocketAddr>,
 }
 
 impl Gatherer {
@@ -76,14 +81,24 @@ impl Gatherer {
         let query = self.queries.iter_mut().find(|query| query.next <= now)?;
         query.next = now + FIRST_INTERVAL * 2_u32.pow(query.sends);
         query.sends += 1;
+        if query.sends == MAX_SENDS && !self.heard.contains(&query.server) {
+            self.silent.insert(query.server);
+        }
         let mut datagram = Vec::with_capacity(32);
         stun::encode_plain_request(query.id, &mut datagram);
         Some((query.id, query.base, query.server, datagram))
     }
 
-    /// A server answered: the address of ours that it was asked about.
-    pub(super) fn answered(&mut self, id: TransactionId) -> Option<SocketAddr> {
+    /// Servers that have not answered in six seconds.
+    pub(super) fn take_silent(&mut self) -> BTreeSet<SocketAddr> {
+        std::mem::take(&mut self.silent)
+    }
+
+    /// A server answered: the address of ours that it was asked about, and its own.
+    pub(super) fn answered(&mut self, id: TransactionId) -> Option<(SocketAddr, SocketAddr)> {
         let index = self.queries.iter().position(|query| query.id == id)?;
-        Some(self.queries.swap_remove(index).base)
+        let Query { base, server, .. } = self.queries.swap_remove(index);
+        self.heard.insert(server);
+        Some((base, server))
     }
 }

@@ -7,6 +7,7 @@
 //! means is the connection's.
 
 mod agent;
+mod budget;
 mod full;
 mod gather;
 mod relay;
@@ -20,6 +21,7 @@ use rand::{Rng, RngExt as _, distr::Alphanumeric};
 #[cfg(test)]
 pub(crate) use self::relay::Cutter;
 pub(crate) use self::{
+    budget::CheckBudget,
     full::{FullAgent, IceEvent},
     relay::{RefreshAnswer, RelayId, RelayServer, RelayTransmit, RelayTransport},
 };
@@ -112,6 +114,8 @@ pub(crate) struct IceConfig {
     pub(crate) filter: AddressFilter,
     /// Only relayed candidates are told and used: our addresses stay hidden.
     pub(crate) relay_only: bool,
+    /// Checks a second to one address, as long as it has not answered: see [`CheckBudget`].
+    pub(crate) checks_per_second: u32,
     /// Servers and further addresses will come: the end of our candidates waits for
     /// [`FullAgent::set_more_to_come`].
     pub(crate) more_to_come: bool,
@@ -141,6 +145,30 @@ pub(crate) enum CandidateUse {
     Name(String),
     /// It is of no use: of another generation, too many, TCP, or an address that is not to be tried.
     Ignored,
+}
+
+/// What a STUN or TURN server has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ServerNews {
+    /// A STUN server has answered.
+    StunAnswers(SocketAddr),
+    /// It was asked as often as it is, and has not.
+    StunSilent(SocketAddr),
+    /// A TURN server has given an address.
+    RelayAllocated(RelayId),
+    /// It gives nothing, or its flow ended. What leads to it can be closed.
+    RelayFailed(RelayId, RelayFailure),
+}
+
+/// Why a TURN server is of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RelayFailure {
+    /// It has not answered, or not to the end.
+    Silent,
+    /// It has answered with this error code.
+    Refused(u16),
+    /// The flow to it has ended, or what comes by it is not TURN.
+    Ended,
 }
 
 /// The path of the data.

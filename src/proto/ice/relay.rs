@@ -21,6 +21,7 @@ use turn_client_proto::{
     udp::TurnClientUdp,
 };
 
+use super::RelayFailure;
 use crate::proto::sdp::MAX_CANDIDATES;
 
 /// Longest message of a server: a datagram of any path, with the header of TURN.
@@ -36,6 +37,11 @@ const FIRST_RETRANSMISSION: Duration = Duration::from_millis(250);
 const LAST_RETRANSMISSION: Duration = Duration::from_secs(2);
 const TRANSMISSIONS: u32 = 7;
 const LAST_WAIT: Duration = Duration::from_secs(1);
+/// Types as in the first two bytes: of the error answer to an Allocate request, and of the attribute with the code.
+const ALLOCATE_ERROR: [u8; 2] = [0x01, 0x13];
+const ERROR_CODE: [u8; 2] = [0, 9];
+/// The code that asks for credentials, and refuses those that are wrong.
+const UNAUTHORIZED: u16 = 401;
 /// What the client takes for its own address; nobody else sees it.
 const HERE: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 1);
 
@@ -193,6 +199,30 @@ pub(super) struct Relay {
     deadline: Option<Instant>,
     permissions: BTreeSet<IpAddr>,
     channels: BTreeSet<SocketAddr>,
+    /// Error answers to the request for an allocation, and the code of the last one.
+    refusals: u32,
+    refusal: Option<u16>,
+    /// The flow has ended, or what came by it is not TURN.
+    has_ended: bool,
+}
+
+/// The code of an error answer to an Allocate request (RFC 8489 sections 5 and 14.8), if a message is one.
+fn allocate_error(message: &[u8]) -> Option<u16> {
+    let body = message.get(20..)?;
+    if message.get(..2)? != ALLOCATE_ERROR {
+        return None;
+    }
+    let mut attributes = body;
+    while let Some(&[a, b, c, d]) = attributes.first_chunk::<4>() {
+        let length = usize::from(u16::from_be_bytes([c, d]));
+        let value = attributes.get(4..4 + length)?;
+        if [a, b] == ERROR_CODE {
+            let class = u16::from(value.get(2)? & 7);
+            return Some(class * 100 + u16::from(*value.get(3)?));
+        }
+        attributes = attributes.get(4 + length.next_multiple_of(4)..)?;
+    }
+    None
 }
 
 impl Relay {
@@ -222,6 +252,9 @@ impl Relay {
             deadline: Some(now),
             permissions: BTreeSet::new(),
             channels: BTreeSet::new(),
+            refusals: 0,
+            refusal: None,
+            has_ended: false,
         }
     }
 
@@ -238,8 +271,23 @@ impl Relay {
         }
     }
 
-    /// The flow is gone or of no use.
-    pub(super) fn fail(&mut self) {
+    /// The flow is gone.
+    pub(super) fn close(&mut self) {
+        self.has_ended = true;
+        self.fail();
+    }
+
+    /// Why it has failed, if it has.
+    pub(super) fn failure(&self) -> RelayFailure {
+        match self.refusal {
+            _ if self.has_ended => RelayFailure::Ended,
+            // The first one asks for credentials.
+            Some(code) if code != UNAUTHORIZED || self.refusals > 1 => RelayFailure::Refused(code),
+            Some(_) | None => RelayFailure::Silent,
+        }
+    }
+
+    fn fail(&mut self) {
         self.state = RelayState::Failed;
         self.deadline = None;
     }
@@ -280,7 +328,7 @@ impl Relay {
                     self.handle_message(now, &message, &mut datagram);
                 }
                 if result.is_err() {
-                    self.fail();
+                    self.close();
                 }
             }
         }
@@ -294,6 +342,12 @@ impl Relay {
         message: &[u8],
         datagram: &mut impl FnMut(SocketAddr, &[u8]),
     ) {
+        if self.state == RelayState::Allocating
+            && let Some(code) = allocate_error(message)
+        {
+            self.refusals += 1;
+            self.refusal = Some(code);
+        }
         let time = self.time(now);
         let transmit = Transmit::new(message, self.engine_transport(), self.server, HERE);
         let client = &mut self.client;

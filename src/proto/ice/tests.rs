@@ -66,6 +66,7 @@ fn exchange(ends: &mut [Generation; 2], mut now: Instant, time: Duration) {
                 source,
                 destination,
                 datagram,
+                ..
             }) = ends[from].poll_check()
             {
                 let to = &mut ends[1 - from];

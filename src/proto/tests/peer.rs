@@ -17,7 +17,7 @@ use crate::proto::{
     candidate::Candidate,
     credentials::IceVersion,
     fingerprint::Fingerprint,
-    ice::{RelayId, RelayTransmit},
+    ice::{RelayId, RelayTransmit, ServerNews},
 };
 
 /// Sizes of the three Noise messages.
@@ -65,6 +65,8 @@ pub(super) struct Conn {
     pub(super) candidates: VecDeque<Candidate>,
     /// There are no more.
     pub(super) all_candidates: bool,
+    /// What STUN and TURN servers have shown.
+    pub(super) servers: Vec<ServerNews>,
     /// Paths that were selected, and whether they are relayed.
     pub(super) paths: Vec<(Instant, SocketAddr, bool)>,
     /// When a path was lost.
@@ -369,7 +371,7 @@ impl Peer {
                 self.conn(id).paths.push((now, remote, relayed));
             }
             Event::PathLost => self.conn(id).lost.push(now),
-            Event::RelayFailed(_) => {}
+            Event::Server(news) => self.conn(id).servers.push(news),
             Event::Closed(reason) => self.conn(id).closed = Some((now, reason)),
         }
     }
@@ -464,6 +466,7 @@ impl Conn {
             open_possible: 0,
             moves: Vec::new(),
             candidates: VecDeque::new(),
+            servers: Vec::new(),
             all_candidates: false,
             paths: Vec::new(),
             lost: Vec::new(),
@@ -492,7 +495,7 @@ impl Conn {
             | Event::EndOfCandidates
             | Event::PathSelected { .. }
             | Event::PathLost
-            | Event::RelayFailed(_) => {}
+            | Event::Server(_) => {}
             other => assert!(self.ready.is_some(), "{other:?} before Ready"),
         }
         match event {

@@ -44,6 +44,8 @@ pub(super) enum Outcome {
 pub(super) struct Attempt {
     call: Call,
     is_client: bool,
+    /// Server: the last offer of the peer was not answered yet.
+    is_owing: bool,
     /// Certificates that the first description of the peer named, on a server.
     peer: Vec<Fingerprint>,
     /// The session uses its channel under this name, since then.
@@ -66,6 +68,7 @@ impl Attempt {
         Self {
             call,
             is_client,
+            is_owing: !is_client,
             peer,
             channel: None,
             path: None,
@@ -81,8 +84,16 @@ impl Attempt {
             .any(|known| offer.fingerprints.contains(known))
     }
 
+    /// Whether an offer of the peer still waits for its answer.
+    pub(super) fn is_owing(&self) -> bool {
+        self.is_owing
+    }
+
     pub(super) fn handle(&mut self, signal: Signal) -> Result<(), CallError> {
-        self.call.handle(signal)
+        let is_offer = matches!(signal, Signal::Offer(_));
+        self.call.handle(signal)?;
+        self.is_owing |= is_offer;
+        Ok(())
     }
 
     /// The session has taken the channel.
@@ -130,7 +141,10 @@ impl Attempt {
 
     fn take(&mut self, event: CallEvent) -> Option<Outcome> {
         match event {
-            CallEvent::Signal(signal) => Some(Outcome::Signal(signaling(signal))),
+            CallEvent::Signal(signal) => {
+                self.is_owing &= !matches!(signal, Signal::Answer(_));
+                Some(Outcome::Signal(signaling(signal)))
+            }
             CallEvent::Channel(channel) => Some(Outcome::Channel(channel)),
             CallEvent::Path { remote, relayed } => {
                 self.patience = None;

@@ -23,7 +23,7 @@ use crate::{
         frame::IceCandidate,
         session::{PathId, Signaling},
     },
-    transport::call::{Application, Call, MessageChannel, Signal},
+    transport::call::{Application, Call, MessageChannel, Owner, Signal},
 };
 
 /// Name of the data channel and of what is spoken on it, as the protocol has them.
@@ -224,7 +224,14 @@ impl Upgrade {
             return;
         };
         let caller = match servers {
-            Some(servers) => self.webrtc.caller.with_servers(&servers),
+            Some(servers) => {
+                // Clients have them from their server.
+                let owner = match self.is_client {
+                    true => Owner::Peer,
+                    false => Owner::Us,
+                };
+                self.webrtc.caller.with_servers_of(&servers, owner)
+            }
             None => self.webrtc.caller.clone(),
         };
         let application = Application::Messages {
@@ -285,8 +292,13 @@ impl Upgrade {
                 return self.refuse();
             }
         };
-        if matches!(&self.state, State::Asking(asking) if asking.offer.is_some()) {
-            // It is replaced before it was answered; each offer has an answer.
+        let is_replaced = match &self.state {
+            State::Asking(asking) => asking.offer.is_some(),
+            State::Calling(attempt) => attempt.is_owing() && !attempt.is_of(&offer),
+            State::Idle | State::Waiting(_) => false,
+        };
+        if is_replaced {
+            // Before it was answered; each offer has an answer.
             self.refuse();
         }
         if let State::Calling(attempt) = &mut self.state {
@@ -361,14 +373,19 @@ impl Upgrade {
             Outcome::Channel(channel) => Step::Channel(channel),
             Outcome::Moved => Step::Moved,
             Outcome::Over => {
-                let channel = match &self.state {
-                    State::Calling(attempt) => attempt.channel(),
-                    _ => None,
+                let (channel, is_owing) = match &self.state {
+                    State::Calling(attempt) => (attempt.channel(), attempt.is_owing()),
+                    _ => (None, false),
                 };
                 match channel {
                     // The driver tells the session, and then us.
                     Some(channel) => Step::Gone(channel),
-                    None => return self.pause(),
+                    None => {
+                        if is_owing {
+                            self.refuse();
+                        }
+                        return self.pause();
+                    }
                 }
             }
         };

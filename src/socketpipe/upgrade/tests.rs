@@ -14,7 +14,10 @@ use futures::{FutureExt as _, SinkExt as _, StreamExt as _, channel::mpsc, futur
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadBuf};
 
 use self::memory::Messages;
-use super::{Carrier, WebRtc};
+use super::{
+    Carrier, WebRtc,
+    machine::{Step, Upgrade},
+};
 use crate::{
     CallConfig, Caller,
     socketpipe::{
@@ -22,7 +25,7 @@ use crate::{
         Opened, Opening, Origin, Server, Service, Size, Wire,
         backend::Control,
         decode_message, encode_message,
-        session::{Mode, PathKind, ServerConfig},
+        session::{Mode, PathId, PathKind, ServerConfig, Signaling},
     },
     transport::call::{Application, Call, CallEvent, MessageChannel, Signal},
 };
@@ -388,6 +391,54 @@ async fn what_is_no_offer_is_refused_and_a_second_one_is_taken() {
     }
     raw.offer();
     raw.until_ready().await;
+}
+
+/// An offer of a call that does not go on.
+async fn an_offer(caller: &Caller) -> String {
+    let application = Application::Messages {
+        label: "socketpipe",
+        protocol: "socketpipe/1.0",
+        open: true,
+    };
+    let mut call = caller.offer(application).unwrap();
+    loop {
+        let event = std::future::poll_fn(|cx| call.poll_event(cx));
+        if let CallEvent::Signal(Signal::Offer(sdp)) = soon(event).await {
+            return sdp;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_offer_that_is_replaced_before_it_was_answered_is_refused() {
+    let theirs = caller();
+    let [first, second, third] = [
+        an_offer(&theirs).await,
+        an_offer(&theirs).await,
+        an_offer(&theirs).await,
+    ];
+    let mut upgrade = Upgrade::new(WebRtc::new(caller()), false);
+    let mut cx = Context::from_waker(futures::task::noop_waker_ref());
+    let refusal = |step: &Poll<Step>| match step {
+        Poll::Ready(Step::Signal(Signaling::Answer(sdp))) => sdp.is_empty(),
+        _ => false,
+    };
+    upgrade.open_on(PathId(1));
+    upgrade.handle(Signaling::Offer(first));
+    // Its servers are not known yet.
+    upgrade.handle(Signaling::Offer(second));
+    let step = upgrade.poll(&mut cx);
+    assert!(refusal(&step), "{step:?}");
+    // The connection is being made: nothing has come of it so far.
+    assert!(upgrade.poll(&mut cx).is_pending());
+    upgrade.handle(Signaling::Offer(third));
+    let step = upgrade.poll(&mut cx);
+    assert!(refusal(&step), "{step:?}");
+    let step = soon(std::future::poll_fn(|cx| upgrade.poll(cx))).await;
+    assert!(
+        matches!(&step, Step::Signal(Signaling::Answer(sdp)) if !sdp.is_empty()),
+        "{step:?}"
+    );
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ use crate::{
         http::{
             answer::Answer,
             limit::RateLimiter,
-            messages::Socket,
+            messages::{MAX_MESSAGE, Socket},
             server::{self, Client, Place, Room},
             tls::ServerTls,
         },
@@ -194,7 +194,7 @@ fn answer(
             let upgrade = hyper::upgrade::on(&mut request);
             let server = shared.server.clone();
             tokio::spawn(async move {
-                if let Some(socket) = server::upgraded(upgrade).await {
+                if let Some(socket) = server::upgraded(upgrade, MAX_MESSAGE).await {
                     serve(server, socket, mode, (client, private)).await;
                 }
                 drop(place);

@@ -276,7 +276,7 @@ fn libp2p_nodes_may_connect_from_everywhere_if_one_listens() {
     let of_page = request("/webrtc", &[("origin", "https://other.example")]);
     assert_eq!(status(&config, LOCAL, &of_node), 404);
     assert_eq!(status(&config, far(false), &of_page), 404);
-    config.libp2p = Some(crate::websocket::Acceptor::default());
+    config.libp2p = Some(crate::websocket::Acceptor::new(65_536));
     assert_eq!(status(&config, LOCAL, &of_node), 101);
     assert_eq!(status(&config, far(false), &of_page), 101);
     assert_eq!(status(&config, far(true), &of_page), 101);
@@ -292,7 +292,7 @@ fn libp2p_nodes_may_connect_from_everywhere_if_one_listens() {
 fn on_loopback_only_pages_of_listed_origins_reach_the_node() {
     let mut config = WebSocketConfig {
         origins: vec!["https://tools.example.com".to_owned()],
-        libp2p: Some(crate::websocket::Acceptor::default()),
+        libp2p: Some(crate::websocket::Acceptor::new(65_536)),
         ..WebSocketConfig::default()
     };
     let by_tls = Sender { tls: true, ..LOCAL };

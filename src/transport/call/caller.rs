@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeSet,
-    fmt, io,
+    fmt,
+    future::poll_fn,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{
         Arc, Mutex, PoisonError,
@@ -14,8 +16,9 @@ use futures::{FutureExt as _, future::BoxFuture};
 use libp2p_identity::Keypair;
 
 use super::{
-    Application, Call, CallConfig, CallError, IceServer, Names, SocketHandle, servers::Servers,
-    tls::Tls,
+    Application, Call, CallConfig, CallError, CallEvent, IceServer, IceServerReport,
+    IceServerState, Names, Owner, ServerReports, Signal, SocketHandle, health::Health,
+    servers::Servers, tls::Tls,
 };
 use crate::{
     proto::{Identity, ice::AddressFilter, sdp::Description},
@@ -57,6 +60,7 @@ struct Inner {
 struct Sockets {
     factory: Arc<SocketFactory>,
     names: Names,
+    health: Health,
     tls: Arc<Tls>,
     answering: Mutex<Answering>,
 }
@@ -77,6 +81,8 @@ pub(crate) struct Help {
     pub(crate) foreign: BTreeSet<IpAddr>,
     /// See [`CallConfig::with_relay_only`].
     pub(crate) relay_only: bool,
+    /// See [`CallConfig::with_checks_per_second`].
+    pub(crate) checks_per_second: u32,
     /// Which addresses of the peer may be tried.
     pub(crate) filter: AddressFilter,
     /// Looks names of candidates up, unless they are to be skipped.
@@ -85,17 +91,24 @@ pub(crate) struct Help {
 }
 
 impl Help {
-    fn new(config: &CallConfig, sockets: &Sockets, servers: &[IceServer]) -> Self {
+    fn new(config: &CallConfig, sockets: &Sockets, servers: &[IceServer], owner: Owner) -> Self {
+        let (health, tls) = (sockets.health.clone(), Arc::clone(&sockets.tls));
         let announced = config.announced.clone();
         let is_foreign = |ip: &IpAddr| std::net::UdpSocket::bind((*ip, 0)).is_err();
         Self {
             foreign: announced.iter().copied().filter(is_foreign).collect(),
             announced,
             relay_only: config.relay_only,
+            checks_per_second: config.checks_per_second,
             filter: config.filter,
             names: config.mdns.then(|| sockets.names.clone()),
-            servers: Arc::new(Servers::new(servers, Arc::clone(&sockets.tls))),
+            servers: Arc::new(Servers::new(servers, owner, health, tls)),
         }
+    }
+
+    /// What came of asking the server with this number.
+    pub(crate) fn report(&self, number: usize, state: IceServerState) {
+        self.servers.report(number, state);
     }
 
     /// Whether there are servers to be found.
@@ -158,11 +171,12 @@ impl Caller {
         let sockets = Sockets {
             factory,
             names,
+            health: Health::new(),
             tls: Arc::new(Tls::new(&config)),
             answering: Mutex::default(),
         };
         Self {
-            help: Arc::new(Help::new(&config, &sockets, &config.servers)),
+            help: Arc::new(Help::new(&config, &sockets, &config.servers, Owner::Us)),
             inner: Arc::new(Inner {
                 config,
                 sockets: Arc::new(sockets),
@@ -183,10 +197,42 @@ impl Caller {
 
     /// The same with other servers: credentials for TURN servers last for some minutes, and are given out per session.
     pub fn with_servers(&self, servers: &[IceServer]) -> Self {
+        self.with_servers_of(servers, Owner::Us)
+    }
+
+    /// The same, of whomever.
+    pub(crate) fn with_servers_of(&self, servers: &[IceServer], owner: Owner) -> Self {
+        let (config, sockets) = (&self.inner.config, &self.inner.sockets);
         Self {
             inner: Arc::clone(&self.inner),
-            help: Arc::new(Help::new(&self.inner.config, &self.inner.sockets, servers)),
+            help: Arc::new(Help::new(config, sockets, servers, owner)),
         }
+    }
+
+    /// What has become of the STUN and TURN servers that its calls have asked, those of its clones and of callers that were
+    /// made of it included. Each change is also logged, at level `warn` when a server is of no use, unless the server was
+    /// named by a peer.
+    pub fn server_reports(&self) -> ServerReports {
+        self.inner.sockets.health.reports()
+    }
+
+    /// Asks each of its servers once, and tells what came of it: for those who want to know before the first call does. It
+    /// takes as long as a call may, 9 s at most, when one of them does not answer. Needs a tokio runtime.
+    pub async fn check_servers(&self) -> Vec<IceServerReport> {
+        match self.offer(Application::Libp2p) {
+            Ok(mut call) => {
+                // All are known when the call has no more candidates to tell, or has waited for them for too long.
+                loop {
+                    match poll_fn(|cx| call.poll_event(cx)).await {
+                        CallEvent::Signal(Signal::EndOfCandidates { .. })
+                        | CallEvent::Closed(_) => break,
+                        _ => {}
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(%error, "no server can be asked"),
+        }
+        self.server_reports().all()
     }
 
     /// The same sockets and settings for somebody else, with at most so many calls that are counted for themselves:

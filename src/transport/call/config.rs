@@ -13,6 +13,9 @@ use crate::websocket::TlsRoots;
 /// where it offers, and one more and up to 300 KiB for each TURN server it uses.
 const MAX_CALLS: usize = 1024;
 
+/// RFC 8445 section 14.2: one check in 5 ms is the fastest pace there is, for all agents of a host together.
+const CHECKS_PER_SECOND: u32 = 200;
+
 /// Settings of a [`Caller`](super::Caller).
 ///
 /// The defaults work without any server: connections are made where the two ends reach each other directly. Every setter
@@ -40,6 +43,7 @@ pub struct CallConfig {
     pub(super) port: u16,
     pub(super) filter: AddressFilter,
     pub(super) max_calls: usize,
+    pub(super) checks_per_second: u32,
     pub(super) mdns: bool,
     #[cfg(feature = "websocket")]
     pub(super) tls_roots: TlsRoots,
@@ -61,6 +65,7 @@ impl CallConfig {
             port: 0,
             filter: AddressFilter::ALL,
             max_calls: MAX_CALLS,
+            checks_per_second: CHECKS_PER_SECOND,
             mdns: true,
             #[cfg(feature = "websocket")]
             tls_roots: TlsRoots::default(),
@@ -119,6 +124,17 @@ impl CallConfig {
     /// are refused. Default 1024.
     pub fn with_max_calls(mut self, max: usize) -> Self {
         self.max_calls = max;
+        self
+    }
+
+    /// How many connectivity checks a second all calls of one socket together send to one IP address (of IPv6: to one /64)
+    /// as long as it has answered none of theirs; half a second's worth may be sent at once. Candidates of a peer name
+    /// whom they like, so this is what strangers can have this host send to somebody else, however many calls they make.
+    /// The same again is there for addresses that peers send checks from, so that a flood does not keep out those who are
+    /// there. What is above it counts as lost and is repeated later. Default 200, the fastest pace that RFC 8445 allows for a
+    /// host: it sets up some 40 calls a second to peers behind one NAT. At least 1.
+    pub fn with_checks_per_second(mut self, checks: u32) -> Self {
+        self.checks_per_second = checks.max(1);
         self
     }
 

@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{
     flow::{ByteStream, Flow},
+    health::{Health, IceServerState, Owner},
     server::{IceServer, Kind},
     tls::Tls,
 };
@@ -39,12 +40,14 @@ const MAX_ADDRESSES: usize = 4;
 pub(super) struct Servers {
     /// At most `MAX_SERVERS` of each kind.
     servers: Vec<IceServer>,
+    owner: Owner,
+    health: Health,
     tls: Arc<Tls>,
 }
 
 impl Servers {
     /// Those that can be used.
-    pub(super) fn new(servers: &[IceServer], tls: Arc<Tls>) -> Self {
+    pub(super) fn new(servers: &[IceServer], owner: Owner, health: Health, tls: Arc<Tls>) -> Self {
         let (turn, stun): (Vec<_>, Vec<_>) = servers.iter().cloned().partition(IceServer::is_turn);
         let (usable, useless): (Vec<_>, Vec<_>) =
             turn.into_iter().partition(IceServer::has_credentials);
@@ -54,7 +57,16 @@ impl Servers {
         let stun = stun.into_iter().take(MAX_SERVERS);
         Self {
             servers: stun.chain(usable.into_iter().take(MAX_SERVERS)).collect(),
+            owner,
+            health,
             tls,
+        }
+    }
+
+    /// What came of asking the server with this number.
+    pub(super) fn report(&self, number: usize, state: IceServerState) {
+        if let Some(server) = self.servers.get(number) {
+            self.health.report(server, self.owner, state);
         }
     }
 
@@ -87,8 +99,11 @@ impl Servers {
         };
         match timeout(PATIENCE, opening).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%server, %error, "the server cannot be used"),
-            Err(_) => tracing::debug!(%server, "the server does not answer"),
+            Ok(Err(error)) => {
+                tracing::debug!(%server, %error, "the server cannot be used");
+                self.report(index, IceServerState::Unreachable);
+            }
+            Err(_) => self.report(index, IceServerState::Silent),
         }
     }
 

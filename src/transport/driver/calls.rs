@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use tokio::task::JoinSet;
+use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{Table, hosts::Hosts, messages::Messages};
 use crate::{
@@ -32,6 +32,10 @@ use crate::{
 
 /// Names of one generation of candidates that are looked up: a browser has one for each address of its host.
 const MAX_LOOKUPS: usize = 8;
+
+/// Names of one call that are looked up at a time, of all those that a caller looks up at once: a browser has an address
+/// of IPv4 and one of IPv6.
+const MAX_LOOKUPS_AT_ONCE: usize = 2;
 
 /// The number of the one section that descriptions of ours have.
 const SECTION: u16 = 0;
@@ -104,10 +108,14 @@ pub(super) struct Call {
     /// One of them is looking for servers.
     is_searching: bool,
     /// Servers in use, by their number: STUN servers, and TURN servers by their flows.
-    stun: BTreeSet<usize>,
+    pub(super) stun: BTreeMap<SocketAddr, usize>,
+    /// Addresses of STUN servers that do not answer.
+    pub(super) silent: BTreeSet<SocketAddr>,
     pub(super) relays: BTreeMap<RelayId, (usize, Arc<RelayShared>)>,
     /// Names that were looked up in this generation, and those that yet have to be.
     looked_up: usize,
+    lookups: JoinSet<()>,
+    places: Arc<Semaphore>,
     unasked: Vec<(Name, Candidate)>,
     /// The channel of messages.
     pub(super) messages: Option<Messages>,
@@ -146,7 +154,7 @@ impl Call {
         }
         self.is_searching = true;
         let relays = self.relays.values().map(|(number, _)| *number);
-        let in_use = self.stun.iter().copied().chain(relays).collect();
+        let in_use = self.stun.values().copied().chain(relays).collect();
         let search = self.help.find_servers(Arc::clone(&self.shared), in_use);
         self.tasks.spawn(search);
     }
@@ -189,6 +197,7 @@ impl Table {
                 hosts: self.calls.hosts.addresses(&help.announced),
                 filter: help.filter,
                 relay_only: help.relay_only,
+                checks_per_second: help.checks_per_second,
                 more_to_come: help.has_servers() || !self.calls.hosts.are_known(),
             },
         };
@@ -234,9 +243,12 @@ impl Table {
             mid: String::new(),
             tasks: JoinSet::new(),
             is_searching: false,
-            stun: BTreeSet::new(),
+            stun: BTreeMap::new(),
+            silent: BTreeSet::new(),
             relays: BTreeMap::new(),
             looked_up: 0,
+            lookups: JoinSet::new(),
+            places: Arc::new(Semaphore::new(MAX_LOOKUPS_AT_ONCE)),
             unasked: Vec::new(),
             messages: None,
             refused: None,
@@ -311,7 +323,7 @@ impl Table {
                 Input::Stun(number, address) => {
                     let used = endpoint.add_stun_server(now, id, address);
                     if let Some(call) = self.call_mut(id).filter(|_| used) {
-                        call.stun.insert(number);
+                        call.stun.insert(address, number);
                     }
                 }
                 Input::Relay(number, server, flow) => {
@@ -343,6 +355,8 @@ impl Table {
                     return;
                 };
                 (call.looked_up, call.unasked) = (0, Vec::new());
+                // Those of the generation before are of no use any more.
+                call.lookups = JoinSet::new();
                 call.describe(&description, is_offer, wakes);
                 call.find_servers();
                 self.tell_whether_all_is_known(endpoint, now, id);
@@ -425,7 +439,9 @@ impl Table {
                 return;
             };
             let (interfaces, shared) = (Arc::clone(&interfaces), Arc::clone(&call.shared));
-            call.tasks.spawn(async move {
+            let places = Arc::clone(&call.places);
+            call.lookups.spawn(async move {
+                let _place = places.acquire().await;
                 if let Some(address) = names.find(&name, &interfaces).await {
                     let found = Box::new(candidate.resolved(address));
                     shared.push(Input::Candidate(found));
@@ -470,10 +486,7 @@ impl Table {
                     .set_path(CallState::Path { remote, relayed }, wakes);
             }
             Event::PathLost => call.shared.set_path(CallState::Lost, wakes),
-            Event::RelayFailed(relay) => {
-                tracing::debug!("a TURN server is not used any more");
-                self.close_relay(relay);
-            }
+            Event::Server(news) => self.hear_of_server(id, news),
             // The channel of messages follows, which says it all.
             Event::Ready { .. } if call.carries_messages() => {}
             Event::ChannelOpened(channel) if call.carries_messages() => {

@@ -13,10 +13,24 @@ use super::{Table, hosts::HostChange};
 use crate::{
     proto::{
         ConnectionId, Endpoint,
-        ice::{RelayId, RelayServer},
+        ice::{RelayFailure, RelayId, RelayServer, ServerNews},
     },
-    transport::{call::Flow, shared::RelayShared},
+    transport::{
+        call::{Flow, IceServerState},
+        shared::RelayShared,
+    },
 };
+
+/// As the owner of the server is told.
+fn failed(failure: RelayFailure) -> IceServerState {
+    match failure {
+        RelayFailure::Silent => IceServerState::Silent,
+        // RFC 8489 section 9.2.5 and RFC 8656 section 7.2: of others' allocations there are none here.
+        RelayFailure::Refused(401 | 441) => IceServerState::RefusesCredentials,
+        RelayFailure::Refused(code) => IceServerState::Refuses(code),
+        RelayFailure::Ended => IceServerState::Unreachable,
+    }
+}
 
 impl Table {
     /// One more TURN server of a call.
@@ -57,6 +71,38 @@ impl Table {
             if let Some(call) = self.call_mut(id) {
                 call.relays.remove(&relay);
             }
+        }
+    }
+
+    /// A server of a call has shown whether it is of use.
+    pub(super) fn hear_of_server(&mut self, id: ConnectionId, news: ServerNews) {
+        let Some(call) = self.call_mut(id) else {
+            return;
+        };
+        let relay = |relay| call.relays.get(&relay).map(|(number, _)| *number);
+        let (number, state) = match news {
+            ServerNews::StunAnswers(address) => {
+                (call.stun.get(&address).copied(), IceServerState::Works)
+            }
+            ServerNews::StunSilent(address) => {
+                call.silent.insert(address);
+                let number = call.stun.get(&address).copied();
+                // One of its addresses may be of a family that this host does not have.
+                let is_silent = call
+                    .stun
+                    .iter()
+                    .all(|(other, of)| Some(*of) != number || call.silent.contains(other));
+                (number.filter(|_| is_silent), IceServerState::Silent)
+            }
+            ServerNews::RelayAllocated(id) => (relay(id), IceServerState::Works),
+            ServerNews::RelayFailed(id, failure) => (relay(id), failed(failure)),
+        };
+        if let Some(number) = number {
+            call.help.report(number, state);
+        }
+        if let ServerNews::RelayFailed(relay, failure) = news {
+            tracing::debug!(?failure, "a TURN server is not used any more");
+            self.close_relay(relay);
         }
     }
 

@@ -279,7 +279,7 @@ impl Table {
             | Event::EndOfCandidates
             | Event::PathSelected { .. }
             | Event::PathLost
-            | Event::RelayFailed(_) => {}
+            | Event::Server(_) => {}
         }
     }
 

@@ -440,24 +440,55 @@ fn an_error_of_the_server_is_the_end() {
 }
 
 #[test]
-fn a_call_that_was_answered_may_come_up_although_the_websocket_is_gone() {
-    for answered in [true, false] {
+fn a_call_without_a_path_ends_with_its_websocket() {
+    for is_answered in [true, false] {
         let mut talk = Talk::dialer();
-        if answered {
+        if is_answered {
             talk.hear(answer("answer"));
             talk.todo();
         }
         talk.conversation.socket_lost();
-        talk.todo();
-        assert_eq!(talk.conversation.has_call(), answered);
+        assert_eq!(talk.todo(), [Action::Drop, Action::End(Ended::Lost)]);
+        assert!(!talk.conversation.has_call(), "{is_answered}");
     }
     let mut talk = Talk::new(Side::Listener);
     talk.hear(Frame::WebRtcOffer(CHROMIUM.to_owned()));
     talk.conversation.signal(Signal::Answer("yes".to_owned()));
     talk.todo();
     talk.conversation.socket_lost();
-    assert!(talk.conversation.has_call());
-    assert_eq!(talk.pass(secs(60)).len(), 2, "its end, and then the call's");
+    assert_eq!(talk.todo(), [Action::Drop, Action::End(Ended::Lost)]);
+    assert_eq!(talk.pass(secs(60)), []);
+}
+
+#[test]
+fn a_call_with_a_path_may_come_up_although_the_websocket_is_gone() {
+    for role in [Side::Dialer, Side::Listener] {
+        let mut talk = match role {
+            Side::Dialer => Talk::dialer(),
+            Side::Listener => Talk::new(role),
+        };
+        match role {
+            Side::Dialer => talk.hear(answer("answer")),
+            Side::Listener => {
+                talk.hear(Frame::WebRtcOffer(CHROMIUM.to_owned()));
+                talk.conversation.signal(Signal::Answer("yes".to_owned()));
+            }
+        }
+        talk.conversation.path_found();
+        talk.todo();
+        talk.conversation.socket_lost();
+        assert_eq!(talk.todo(), [Action::End(Ended::Lost)]);
+        assert!(talk.conversation.has_call(), "{role:?}");
+        assert_eq!(talk.pass(secs(60)).len(), 1, "the call's end");
+    }
+    // The path is one of the call, and not of the one that follows.
+    let mut talk = Talk::new(Side::Listener);
+    talk.hear(Frame::WebRtcOffer(CHROMIUM.to_owned()));
+    talk.conversation.signal(Signal::Answer("yes".to_owned()));
+    talk.conversation.path_found();
+    talk.hear(Frame::WebRtcOffer(FIREFOX.to_owned()));
+    talk.conversation.socket_lost();
+    assert!(!talk.conversation.has_call());
 }
 
 #[test]
@@ -526,6 +557,32 @@ fn a_second_offer_replaces_the_first_or_must_wait_for_its_answer() {
     talk.hear(Frame::WebRtcOffer(FIREFOX.to_owned()));
     assert_eq!(talk.todo(), [refusal(), Action::Answer(FIREFOX.to_owned())]);
     talk.hear(Frame::WebRtcOffer(FIREFOX.to_owned()));
+    talk.assert_violated();
+}
+
+#[test]
+fn an_offer_that_is_refused_unread_is_refused_behind_the_one_that_waits() {
+    let unread = || Frame::WebRtcOffer("nonsense".to_owned());
+    let mut talk = Talk::new(Side::Listener);
+    talk.hear(Frame::WebRtcOffer(CHROMIUM.to_owned()));
+    talk.todo();
+    talk.hear(unread());
+    assert_eq!(talk.todo(), [], "it would be taken for that of the first");
+    talk.conversation.signal(Signal::Answer("yes".to_owned()));
+    assert_eq!(talk.todo(), [Action::Send(answer("yes")), refusal()]);
+    // Of one that is replaced, and of those behind it.
+    let mut talk = Talk::new(Side::Listener);
+    talk.hear(Frame::WebRtcOffer(CHROMIUM.to_owned()));
+    talk.hear(unread());
+    talk.todo();
+    talk.hear(Frame::WebRtcOffer(FIREFOX.to_owned()));
+    let begun = Action::Answer(FIREFOX.to_owned());
+    assert_eq!(talk.todo(), [refusal(), refusal(), begun]);
+    // Nobody who keeps to the rules offers on and on.
+    for _ in 0..3 {
+        assert!(!talk.conversation.ended);
+        talk.hear(unread());
+    }
     talk.assert_violated();
 }
 

@@ -140,7 +140,8 @@ pub(crate) async fn upgrade(io: Io, uri: &Uri, offer: bool) -> Result<Socket, Up
             HeaderValue::from_static(SUBPROTOCOL),
         );
     }
-    match client_async_with_config(request, io, Some(messages::config())).await {
+    match client_async_with_config(request, io, Some(messages::config(messages::MAX_MESSAGE))).await
+    {
         Ok((_, answer))
             if answer
                 .headers()

@@ -21,7 +21,7 @@ use tokio_tungstenite::{
 use crate::transport::call::ByteStream;
 
 /// Above the largest frame any extension has: what is longer is refused before it is stored.
-const MAX_MESSAGE: usize = 128 * 1024;
+pub(crate) const MAX_MESSAGE: usize = 128 * 1024;
 /// Read buffer of a connection; it is there while the connection is idle, too.
 const READ_BUFFER: usize = 16 * 1024;
 /// Bytes that may wait in the socket's own queue before it has no room for another message.
@@ -35,14 +35,15 @@ pub(crate) type Io = Box<dyn ByteStream>;
 /// A WebSocket of either side, over TCP or TLS.
 pub(crate) type Socket = Messages<Io>;
 
-/// Settings of both sides.
-pub(crate) fn config() -> WebSocketConfig {
+/// Settings of both sides, for messages of so many bytes, [`MAX_MESSAGE`] at most.
+pub(crate) fn config(max_message: usize) -> WebSocketConfig {
+    let max = max_message.min(MAX_MESSAGE);
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(WRITE_BUFFER)
         .max_write_buffer_size(WRITE_BUFFER + 4 * MAX_MESSAGE)
-        .max_message_size(Some(MAX_MESSAGE))
-        .max_frame_size(Some(MAX_MESSAGE))
+        .max_message_size(Some(max))
+        .max_frame_size(Some(max))
 }
 
 /// One WebSocket.

@@ -188,12 +188,13 @@ where
     }
 }
 
-/// The WebSocket that a request becomes when it is answered with 101; `None` if its connection ends before.
-pub(crate) async fn upgraded(upgrade: OnUpgrade) -> Option<Socket> {
+/// The WebSocket that a request becomes when it is answered with 101; `None` if its connection ends before. What is said of
+/// a message's length is enough for it to be refused when it has more bytes than that: nobody holds more memory.
+pub(crate) async fn upgraded(upgrade: OnUpgrade, max_message: usize) -> Option<Socket> {
     match upgrade.await {
         Ok(io) => {
             let io: messages::Io = Box::new(TokioIo::new(io));
-            let config = Some(messages::config());
+            let config = Some(messages::config(max_message));
             let socket = WebSocketStream::from_raw_socket(io, Role::Server, config).await;
             Some(Messages::new(socket))
         }

@@ -15,7 +15,7 @@ use crate::{
     },
     websocket::{
         Config, Transport,
-        http::messages::{Io, Messages, config},
+        http::messages::{Io, MAX_MESSAGE, Messages, config},
     },
 };
 
@@ -24,7 +24,7 @@ async fn lanes(role: Side) -> (Lanes, Socket) {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let socket = async |io, side| {
         let io: Io = Box::new(io);
-        Messages::new(WebSocketStream::from_raw_socket(io, side, Some(config())).await)
+        Messages::new(WebSocketStream::from_raw_socket(io, side, Some(config(MAX_MESSAGE))).await)
     };
     let near = socket(near, Role::Client).await;
     let far = socket(far, Role::Server).await;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{
     Asker, Context, FullAgent, Generation, IceEvent, LOST_AFTER, MAX_TRANSACTIONS, Probe, Relay,
-    RouteChange, Transaction,
+    RouteChange, ServerNews, Transaction,
 };
 use crate::proto::ice::{
     agent::Check,
@@ -110,7 +110,8 @@ impl FullAgent {
         let failed = |relay: &mut Relay| relay.state() == RelayState::Failed;
         for relay in self.relays.extract_if(.., failed) {
             self.routes.push(RouteChange::RemoveRelay(relay.id));
-            self.events.push_back(IceEvent::RelayFailed(relay.id));
+            let news = ServerNews::RelayFailed(relay.id, relay.failure());
+            self.events.push_back(IceEvent::Server(news));
         }
     }
 
@@ -123,6 +124,10 @@ impl FullAgent {
                 remote: server,
             });
             cx.outbox.push(server, Some(base.ip()), &datagram);
+        }
+        for server in self.gatherer.take_silent() {
+            let news = ServerNews::StunSilent(server);
+            self.events.push_back(IceEvent::Server(news));
         }
     }
 
@@ -154,8 +159,14 @@ impl FullAgent {
                 source,
                 destination,
                 ref datagram,
+                ..
             } = check;
             if let Some(id) = check.transaction() {
+                let (ip, rate) = (destination.ip(), self.checks_per_second);
+                if !cx.checks.admit(cx.now, ip, check.standing, rate) {
+                    // As if it were lost: it is repeated.
+                    continue;
+                }
                 self.remember(Transaction {
                     id,
                     asker,

@@ -42,6 +42,42 @@ fn ten_thousand_candidates_cost_no_more_than_64_and_do_not_keep_the_right_one_ou
     assert!(world.closed(Answerer).is_none());
 }
 
+/// Calls of strangers at an answerer, all of whose candidates are ports of one address; how many packets go there.
+fn packets_to_a_victim(calls: usize) -> usize {
+    let mut world = World::new(Link::rtt(ms(40)));
+    let mut stranger = World::new(Link::rtt(ms(40)));
+    let call = stranger.call(Offerer);
+    let node = stranger.node(Offerer);
+    let mut offer = stranger.sim.act(node, |peer, now| {
+        let (id, offer) = peer.endpoint.offer(now, call).unwrap();
+        peer.add_signaled(id, Side::Dialer);
+        offer
+    });
+    let victim = |port| format!("candidate:1 1 udp 1 203.0.113.1 {port} typ host");
+    offer.candidates = (1..=16)
+        .map(|port| Candidate::parse(&victim(port)).unwrap())
+        .collect();
+    let node = world.node(Answerer);
+    for _ in 0..calls {
+        let call = world.call(Answerer);
+        world.sim.act(node, |peer, now| {
+            let (id, _) = peer.endpoint.accept_offer(now, call, &offer).unwrap();
+            peer.add_signaled(id, Side::Listener);
+        });
+    }
+    world.run(secs(15));
+    world.sim.astray.len()
+}
+
+#[test]
+fn calls_of_strangers_share_one_pace_towards_one_address() {
+    let one = packets_to_a_victim(1);
+    // Ten seconds at 200 a second, and what may be sent at once.
+    let many = packets_to_a_victim(100);
+    assert!(many <= 10 * 200 + 100, "{one} for one call, {many} for 100");
+    assert!(many > one, "{one}, {many}");
+}
+
 #[test]
 fn candidates_that_come_before_the_answer_are_kept_but_not_all() {
     let mut world = World::new(Link::rtt(ms(40)));

@@ -9,7 +9,7 @@ use super::world::{
 use crate::proto::{
     CloseReason,
     connection::SignalError,
-    ice::RelayTransport,
+    ice::{RelayFailure, RelayTransport, ServerNews},
     tests::{link::Link, ms, nat::NatKind, secs, turn::USER},
 };
 
@@ -122,6 +122,10 @@ fn a_relay_that_refuses_us_costs_only_itself() {
     world.expect("end of candidates", secs(20), |world| {
         world.conn(Offerer).all_candidates
     });
+    let told = world.conn(Offerer).servers.clone();
+    let [ServerNews::RelayFailed(_, RelayFailure::Refused(401))] = told[..] else {
+        panic!("{told:?}");
+    };
 }
 
 #[test]
@@ -133,6 +137,36 @@ fn a_relay_that_is_not_there_costs_only_itself() {
     world.expect("end of candidates", secs(20), |world| {
         world.conn(Offerer).all_candidates
     });
+    let told = world.conn(Offerer).servers.clone();
+    let [ServerNews::RelayFailed(_, RelayFailure::Silent)] = told[..] else {
+        panic!("{told:?}");
+    };
+}
+
+#[test]
+fn servers_that_answer_and_those_that_do_not_are_told_apart() {
+    let mut world = World::new(Link::rtt(ms(20))).behind(NatKind::Cone);
+    world.turn(Offerer, RelayTransport::Stream, USER.1);
+    world.connect();
+    let told = world.conn(Offerer).servers.clone();
+    let works = |news: &ServerNews| {
+        matches!(
+            news,
+            ServerNews::StunAnswers(_) | ServerNews::RelayAllocated(_)
+        )
+    };
+    assert!(told.len() == 2 && told.iter().all(works), "{told:?}");
+    let (node, id) = (world.node(Offerer), world.id(Offerer));
+    let nobody = SocketAddr::from(([203, 0, 113, 1], 3478));
+    world.sim.act(node, |peer, now| {
+        peer.endpoint.add_stun_server(now, id, nobody)
+    });
+    let silent = ServerNews::StunSilent(nobody);
+    world.expect("word of the server", secs(7), |world| {
+        world.conn(Offerer).servers.last() == Some(&silent)
+    });
+    world.run(secs(30));
+    assert_eq!(world.conn(Offerer).servers.len(), 3, "it is told once");
 }
 
 #[test]

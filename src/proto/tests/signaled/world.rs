@@ -210,6 +210,7 @@ impl World {
                 hosts: vec![host],
                 filter: AddressFilter::ALL,
                 relay_only: self.relay_only[index],
+                checks_per_second: 200,
                 more_to_come: false,
             },
         }

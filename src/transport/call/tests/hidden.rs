@@ -89,3 +89,33 @@ async fn names_are_skipped_where_they_are_not_to_be_looked_up() {
     let reason = ends[1].closed().await;
     assert_eq!(reason, CloseReason::HandshakeTimedOut(Phase::Ice));
 }
+
+#[tokio::test]
+async fn one_call_looks_up_two_names_at_a_time() {
+    let names = Names::in_group(group(), Ipv4Addr::LOCALHOST);
+    let all = names.free();
+    let settings = Config::new(&Keypair::generate_ed25519());
+    let factory = Arc::new(SocketFactory::new(settings));
+    let caller = Caller::with_names(config(), factory, names.clone());
+    let mut offering = Caller::new(config()).offer(messages(true)).unwrap();
+    let mut offer = description(&mut offering).await;
+    for number in 0..8 {
+        let name = NAME.replace("768527e2", &format!("0000000{number}"));
+        offer += &format!("a=candidate:{number} 1 udp 1 {name} 9 typ host\r\n");
+    }
+    let _call = caller.answer(messages(false), &offer).unwrap();
+    let begun = async {
+        while names.free() == all {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(begun).await;
+    for _ in 0..1000 {
+        assert!(
+            names.free() >= all - 2,
+            "{} of {all} are left",
+            names.free()
+        );
+        tokio::task::yield_now().await;
+    }
+}

@@ -10,7 +10,7 @@ use super::{
     paths::{Network, exchange, lost},
     *,
 };
-use crate::{IceServer, proto::candidate::CandidateKind};
+use crate::{IceServer, IceServerState, proto::candidate::CandidateKind};
 
 fn relayed(coturn: &Coturn, way: Way) -> CallConfig {
     let config = config()
@@ -134,6 +134,40 @@ async fn wrong_credentials_give_no_candidate_and_close_the_way_there() {
     );
     // Only the driver is left: the stream to the server is closed.
     nothing_but(1).await;
+}
+
+#[tokio::test]
+async fn the_owner_of_servers_can_see_what_becomes_of_them() {
+    let Some(coturn) = Coturn::start().await else {
+        return;
+    };
+    let wrong = coturn
+        .server(Way::Udp)
+        .with_credentials("somebody", "wrong");
+    let closed = std::net::TcpListener::bind((LOOPBACK, 0)).unwrap();
+    let gone = format!("turn:{}?transport=tcp", closed.local_addr().unwrap());
+    drop(closed);
+    let stun: IceServer = format!("stun:127.0.0.1:{}", coturn.port).parse().unwrap();
+    let servers = [
+        (coturn.server(Way::Tcp), IceServerState::Works),
+        (wrong, IceServerState::RefusesCredentials),
+        (stun, IceServerState::Works),
+        (
+            gone.parse::<IceServer>()
+                .unwrap()
+                .with_credentials("a", "b"),
+            IceServerState::Unreachable,
+        ),
+    ];
+    let all = servers.iter().map(|(server, _)| server.clone()).collect();
+    let caller = Caller::new(config().with_servers(all));
+    let told = within(caller.check_servers()).await;
+    for (server, state) in &servers {
+        let is_it = |report: &&crate::IceServerReport| report.server == server.to_string();
+        let found = told.iter().find(is_it).map(|report| report.state);
+        assert_eq!(found, Some(*state), "{server}");
+    }
+    nothing_is_left().await;
 }
 
 #[tokio::test]

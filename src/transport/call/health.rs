@@ -1,0 +1,193 @@
+//! What has become of STUN and TURN servers: [`ServerReports`].
+//!
+//! The servers are in the configuration, so their owner has to hear when one of them is of no use: calls go on without it, and
+//! nobody would notice. Each call that asks a server tells what came of it; what is reported here are changes, not calls.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use tokio::sync::watch;
+
+use super::IceServer;
+
+/// Servers that are remembered: more than anybody has. Those of peers are not without end.
+const MAX_KNOWN: usize = 64;
+
+/// How a STUN or TURN server was when it was asked last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[non_exhaustive]
+pub enum IceServerState {
+    /// It does what it is for.
+    Works,
+    /// Its name has no address, or no connection to it can be opened: TCP or TLS is refused, or the way to it has ended.
+    Unreachable,
+    /// No answer came.
+    Silent,
+    /// It does not take the user name and password (STUN errors 401 and 441): for most servers, that the secret is wrong or
+    /// the clocks differ.
+    RefusesCredentials,
+    /// It answers with another error code of STUN (RFC 8489 section 14.8) or TURN (RFC 8656 section 19), as 486: the user has
+    /// as many allocations as there may be.
+    Refuses(u16),
+}
+
+impl fmt::Display for IceServerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Works => f.write_str("works"),
+            Self::Unreachable => f.write_str("cannot be reached"),
+            Self::Silent => f.write_str("does not answer"),
+            Self::RefusesCredentials => f.write_str("refuses the credentials"),
+            Self::Refuses(code) => write!(f, "refuses (error {code})"),
+        }
+    }
+}
+
+/// What has become of one server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct IceServerReport {
+    /// The server as [`IceServer`](super::IceServer) shows it, without credentials.
+    pub server: String,
+    /// How it was when it was asked last.
+    pub state: IceServerState,
+}
+
+impl fmt::Display for IceServerReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.server, self.state)
+    }
+}
+
+type Known = BTreeMap<String, IceServerState>;
+
+/// What has become of the servers that the calls of a [`Caller`](super::Caller) and its clones have asked.
+#[derive(Clone, Debug)]
+pub struct ServerReports {
+    seen: watch::Receiver<Known>,
+}
+
+impl ServerReports {
+    /// All servers that were asked so far.
+    pub fn all(&self) -> Vec<IceServerReport> {
+        reports(&self.seen.borrow())
+    }
+
+    /// Waits until a server is otherwise than it was, and gives all; `None` when the caller and its calls are gone.
+    pub async fn changed(&mut self) -> Option<Vec<IceServerReport>> {
+        self.seen.changed().await.ok()?;
+        Some(reports(&self.seen.borrow_and_update()))
+    }
+}
+
+fn reports(known: &Known) -> Vec<IceServerReport> {
+    let report = |(server, state): (&String, &IceServerState)| IceServerReport {
+        server: server.clone(),
+        state: *state,
+    };
+    known.iter().map(report).collect()
+}
+
+/// Whose servers they are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Owner {
+    /// Of the configuration of this host: its owner is told in the log.
+    Us,
+    /// A peer has named them.
+    #[cfg_attr(
+        not(any(test, feature = "socketpipe")),
+        expect(dead_code, reason = "only clients of SocketPipe are told of servers")
+    )]
+    Peer,
+}
+
+/// Remembers it.
+#[derive(Clone, Debug)]
+pub(super) struct Health {
+    known: Arc<watch::Sender<Known>>,
+}
+
+impl Health {
+    pub(super) fn new() -> Self {
+        Self {
+            known: Arc::new(watch::Sender::new(Known::new())),
+        }
+    }
+
+    pub(super) fn reports(&self) -> ServerReports {
+        ServerReports {
+            seen: self.known.subscribe(),
+        }
+    }
+
+    /// What came of asking a server.
+    pub(super) fn report(&self, server: &IceServer, owner: Owner, state: IceServerState) {
+        let name = server.to_string();
+        let mut before = None;
+        let is_news = self.known.send_if_modified(|known| {
+            before = known.get(&name).copied();
+            let has_room = before.is_some() || known.len() < MAX_KNOWN;
+            if before == Some(state) || !has_room {
+                return false;
+            }
+            known.insert(name, state);
+            true
+        });
+        if !is_news {
+            return;
+        }
+        match (owner, state, before) {
+            (Owner::Us, IceServerState::Works, Some(_)) => {
+                tracing::info!(%server, "the server works again");
+            }
+            (Owner::Peer, _, _) | (_, IceServerState::Works, None) => {
+                tracing::debug!(%server, %state, "a server was asked");
+            }
+            (Owner::Us, _, _) => {
+                tracing::warn!(%server, %state, "connections are made without a server of the configuration");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    fn server(number: u16) -> IceServer {
+        format!("stun:192.0.2.1:{number}").parse().unwrap()
+    }
+
+    #[test]
+    fn a_change_is_told_once_and_not_per_call() {
+        let health = Health::new();
+        let mut reports = health.reports();
+        let mut told = |state| {
+            for _ in 0..10 {
+                health.report(&server(1), Owner::Us, state);
+            }
+            let told = reports.changed().now_or_never().flatten();
+            assert_eq!(reports.changed().now_or_never(), None, "{state}");
+            told.map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let silent = vec!["stun:192.0.2.1:1 does not answer".to_owned()];
+        assert_eq!(told(IceServerState::Silent), Some(silent.clone()));
+        assert_eq!(told(IceServerState::Silent), None);
+        let works = vec!["stun:192.0.2.1:1 works".to_owned()];
+        assert_eq!(told(IceServerState::Works), Some(works));
+        assert_eq!(told(IceServerState::Silent), Some(silent));
+    }
+
+    #[test]
+    fn servers_without_end_are_not_remembered() {
+        let health = Health::new();
+        for number in 1..1000 {
+            health.report(&server(number), Owner::Peer, IceServerState::Silent);
+        }
+        assert_eq!(health.reports().all().len(), MAX_KNOWN);
+        health.report(&server(1), Owner::Peer, IceServerState::Works);
+        let first = &health.reports().all()[0];
+        assert_eq!(first.state, IceServerState::Works);
+    }
+}

@@ -169,6 +169,8 @@ pub(crate) enum RelayFailure {
     Refused(u16),
     /// The flow to it has ended, or what comes by it is not TURN.
     Ended,
+    /// It had given an address, which is gone.
+    Lost,
 }
 
 /// The path of the data.

@@ -204,6 +204,7 @@ pub(super) struct Relay {
     refusal: Option<u16>,
     /// The flow has ended, or what came by it is not TURN.
     has_ended: bool,
+    had_address: bool,
 }
 
 /// The code of an error answer to an Allocate request (RFC 8489 sections 5 and 14.8), if a message is one.
@@ -255,6 +256,7 @@ impl Relay {
             refusals: 0,
             refusal: None,
             has_ended: false,
+            had_address: false,
         }
     }
 
@@ -280,6 +282,7 @@ impl Relay {
     /// Why it has failed, if it has.
     pub(super) fn failure(&self) -> RelayFailure {
         match self.refusal {
+            _ if self.had_address => RelayFailure::Lost,
             _ if self.has_ended => RelayFailure::Ended,
             // The first one asks for credentials.
             Some(code) if code != UNAUTHORIZED || self.refusals > 1 => RelayFailure::Refused(code),
@@ -370,6 +373,7 @@ impl Relay {
                     if self.state == RelayState::Allocating =>
                 {
                     self.state = RelayState::Allocated(address);
+                    self.had_address = true;
                 }
                 TurnEvent::AllocationCreateFailed(_) => self.fail(),
                 TurnEvent::PermissionCreateFailed(_, ip) => {

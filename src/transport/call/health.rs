@@ -3,16 +3,20 @@
 //! The servers are in the configuration, so their owner has to hear when one of them is of no use: calls go on without it, and
 //! nobody would notice. Each call that asks a server tells what came of it; what is reported here are changes, not calls.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::IceServer;
 
 /// Servers that are remembered: more than anybody has. Those of peers are not without end.
 const MAX_KNOWN: usize = 64;
 
-/// How a STUN or TURN server was when it was asked last.
+/// What is told of a server stands for this time, unless it works again: one that has no room for all calls would otherwise
+/// change with each, as fast as peers make them.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// How a STUN or TURN server was when it was asked last. What it was found to be stands for a minute, unless it works again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[non_exhaustive]
 pub enum IceServerState {
@@ -58,7 +62,8 @@ impl fmt::Display for IceServerReport {
     }
 }
 
-type Known = BTreeMap<String, IceServerState>;
+/// How each is, and since when.
+type Known = BTreeMap<String, (IceServerState, Instant)>;
 
 /// What has become of the servers that the calls of a [`Caller`](super::Caller) and its clones have asked.
 #[derive(Clone, Debug)]
@@ -80,7 +85,7 @@ impl ServerReports {
 }
 
 fn reports(known: &Known) -> Vec<IceServerReport> {
-    let report = |(server, state): (&String, &IceServerState)| IceServerReport {
+    let report = |(server, (state, _)): (&String, &(IceServerState, Instant))| IceServerReport {
         server: server.clone(),
         state: *state,
     };
@@ -122,15 +127,20 @@ impl Health {
     /// What came of asking a server.
     pub(super) fn report(&self, server: &IceServer, owner: Owner, state: IceServerState) {
         let name = server.to_string();
+        let now = Instant::now();
         let mut before = None;
         let is_news = self.known.send_if_modified(|known| {
-            before = known.get(&name).copied();
-            let has_room = before.is_some() || known.len() < MAX_KNOWN;
-            if before == Some(state) || !has_room {
-                return false;
+            let known_before = known.get(&name).copied();
+            before = known_before.map(|(state, _)| state);
+            let is_news = match known_before {
+                None => known.len() < MAX_KNOWN,
+                Some((before, _)) if before == state => false,
+                Some((_, since)) => state == IceServerState::Works || since + STEADY <= now,
+            };
+            if is_news {
+                known.insert(name, (state, now));
             }
-            known.insert(name, state);
-            true
+            is_news
         });
         if !is_news {
             return;
@@ -159,8 +169,8 @@ mod tests {
         format!("stun:192.0.2.1:{number}").parse().unwrap()
     }
 
-    #[test]
-    fn a_change_is_told_once_and_not_per_call() {
+    #[tokio::test(start_paused = true)]
+    async fn a_change_is_told_once_and_not_per_call() {
         let health = Health::new();
         let mut reports = health.reports();
         let mut told = |state| {
@@ -176,11 +186,13 @@ mod tests {
         assert_eq!(told(IceServerState::Silent), None);
         let works = vec!["stun:192.0.2.1:1 works".to_owned()];
         assert_eq!(told(IceServerState::Works), Some(works));
+        assert_eq!(told(IceServerState::Silent), None, "it has just worked");
+        tokio::time::advance(STEADY).await;
         assert_eq!(told(IceServerState::Silent), Some(silent));
     }
 
-    #[test]
-    fn servers_without_end_are_not_remembered() {
+    #[tokio::test]
+    async fn servers_without_end_are_not_remembered() {
         let health = Health::new();
         for number in 1..1000 {
             health.report(&server(number), Owner::Peer, IceServerState::Silent);

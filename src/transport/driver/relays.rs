@@ -21,15 +21,16 @@ use crate::{
     },
 };
 
-/// As the owner of the server is told.
-fn failed(failure: RelayFailure) -> IceServerState {
-    match failure {
+/// As the owner of the server is told. What worked and is gone says nothing: whoever asks for it again will know.
+fn failed(failure: RelayFailure) -> Option<IceServerState> {
+    Some(match failure {
         RelayFailure::Silent => IceServerState::Silent,
-        // RFC 8489 section 9.2.5 and RFC 8656 section 7.2: of others' allocations there are none here.
+        // Unauthenticated (RFC 8489 section 14.8), wrong credentials (RFC 8656 section 19).
         RelayFailure::Refused(401 | 441) => IceServerState::RefusesCredentials,
         RelayFailure::Refused(code) => IceServerState::Refuses(code),
         RelayFailure::Ended => IceServerState::Unreachable,
-    }
+        RelayFailure::Lost => return None,
+    })
 }
 
 impl Table {
@@ -82,7 +83,8 @@ impl Table {
         let relay = |relay| call.relays.get(&relay).map(|(number, _)| *number);
         let (number, state) = match news {
             ServerNews::StunAnswers(address) => {
-                (call.stun.get(&address).copied(), IceServerState::Works)
+                let number = call.stun.get(&address).copied();
+                (number, Some(IceServerState::Works))
             }
             ServerNews::StunSilent(address) => {
                 call.silent.insert(address);
@@ -92,12 +94,12 @@ impl Table {
                     .stun
                     .iter()
                     .all(|(other, of)| Some(*of) != number || call.silent.contains(other));
-                (number.filter(|_| is_silent), IceServerState::Silent)
+                (number, is_silent.then_some(IceServerState::Silent))
             }
-            ServerNews::RelayAllocated(id) => (relay(id), IceServerState::Works),
+            ServerNews::RelayAllocated(id) => (relay(id), Some(IceServerState::Works)),
             ServerNews::RelayFailed(id, failure) => (relay(id), failed(failure)),
         };
-        if let Some(number) = number {
+        if let Some((number, state)) = number.zip(state) {
             call.help.report(number, state);
         }
         if let ServerNews::RelayFailed(relay, failure) = news {

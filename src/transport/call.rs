@@ -24,6 +24,8 @@ use std::{
     task::{Context, Poll},
 };
 
+#[cfg(feature = "websocket")]
+pub(crate) use self::flow::ByteStream;
 pub use self::{
     caller::Caller,
     config::CallConfig,
@@ -31,7 +33,7 @@ pub use self::{
 };
 pub(crate) use self::{
     caller::{Help, Place},
-    flow::{ByteStream, Flow},
+    flow::Flow,
     messages::MessageChannel,
     names::Names,
 };

@@ -25,6 +25,8 @@ use std::{
     task::{Context, Poll},
 };
 
+#[cfg(feature = "websocket")]
+pub(crate) use self::flow::ByteStream;
 pub use self::{
     caller::Caller,
     config::CallConfig,
@@ -33,7 +35,7 @@ pub use self::{
 };
 pub(crate) use self::{
     caller::{Help, Place},
-    flow::{ByteStream, Flow},
+    flow::Flow,
     health::Owner,
     messages::MessageChannel,
     names::Names,

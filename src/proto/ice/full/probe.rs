@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Asker, Context, FullAgent, Generation};
 use crate::proto::{
-    ice::agent::Check,
+    ice::{agent::Check, budget::Standing},
     stun::{BindingResponse, TransactionId},
 };
 
@@ -72,6 +72,8 @@ impl FullAgent {
             source: path.local,
             destination: path.remote,
             datagram: owner.request(id, self.tie_breaker)?,
+            // It is the path of the connection.
+            standing: Standing::Answered,
         };
         Some((Asker::Probe(owner.number), check))
     }

@@ -30,7 +30,9 @@ use tokio::{
     time::Instant,
 };
 
-use crate::socketpipe_upgrade_common::{World, calls, piece, read, soon, until, wire::Wires};
+#[cfg(feature = "gateway")]
+use crate::socketpipe_upgrade_common::wire::Wires;
+use crate::socketpipe_upgrade_common::{World, calls, piece, read, soon, until};
 
 /// How long a session may stand still because its way was cut.
 const TIME_TO_FALL_BACK: Duration = Duration::from_secs(10);

@@ -1,6 +1,7 @@
 //! A server and a client of sessions in one process: WebSockets in memory that can be cut, delayed and tampered with, and
 //! WebRTC over real UDP sockets, whose datagrams pass through a [`Path`] that can be slow, lossy and broken.
 
+#[cfg(feature = "gateway")]
 pub(crate) mod wire;
 
 use std::{

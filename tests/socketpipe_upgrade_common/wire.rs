@@ -98,8 +98,6 @@ fn frame(message: &Message) -> Option<Frame> {
 }
 
 async fn carry(near: TcpStream, server: SocketAddr, after: Duration, seen: Seen) {
-    // The size that tungstenite's callback returns is not ours to choose.
-    #[expect(clippy::result_large_err, reason = "the type of its callback")]
     let select = |_: &Request, mut response: Response| {
         let headers = response.headers_mut();
         headers.insert(SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);

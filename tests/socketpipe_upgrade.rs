@@ -560,3 +560,34 @@ async fn a_session_whose_last_bytes_are_not_taken_yet_is_shown_as_ended() {
     soon(read(&mut ends.far, 0, 200_000)).await;
     world.assert_nothing_left().await;
 }
+
+/// The target reads no more while what it sends back waits for the client, whose confirmations come behind what it sends.
+#[cfg(feature = "gateway")]
+#[tokio::test]
+async fn a_tunnel_to_an_echo_never_stands_still() {
+    const ALL: u64 = 96 << 20;
+    const STILL: Duration = Duration::from_secs(5);
+    let mut world = World::new(Mode::Tunnel);
+    world.options.webrtc = None;
+    let mut wires = Wires::to(world.server.clone()).await;
+    let (connector, _) = wires.with_ready_after(Duration::ZERO).await;
+    let ends = world.open_by(connector).await;
+    let (mut reader, mut writer) = tokio::io::split(ends.session);
+    let (mut far_reader, mut far_writer) = tokio::io::split(ends.far);
+    let echo = tokio::spawn(async move { tokio::io::copy(&mut far_reader, &mut far_writer).await });
+    let writing = tokio::spawn(async move {
+        for at in (0..ALL).step_by(1 << 20) {
+            writer.write_all(&piece(at, 1 << 20)).await.unwrap();
+        }
+        writer
+    });
+    for at in (0..ALL).step_by(64 * 1024) {
+        let reading = read(&mut reader, at, at + 64 * 1024);
+        let read = tokio::time::timeout(STILL, reading).await;
+        assert!(read.is_ok(), "nothing for {STILL:?} behind {at}");
+    }
+    drop((reader, writing.await.unwrap()));
+    echo.await.unwrap().unwrap();
+    drop(wires);
+    world.assert_nothing_left().await;
+}

@@ -28,6 +28,8 @@ const MIN_HOLD: Duration = Duration::from_secs(60);
 const WEBRTC_BIT: u8 = 6;
 /// Bytes nobody reads before the peer is asked to stop: xterm.js practice.
 const DEFAULT_PAUSE: usize = 512 * 1024;
+/// What a client keeps of a tunnel: so much may be unconfirmed, and so much of a client that is told to stop may be under way.
+const RETAINED_OF_TUNNEL: usize = 4 * 1024 * 1024;
 
 /// What a client wants.
 #[derive(Clone)]
@@ -86,7 +88,7 @@ impl ClientConfig {
             max_message: 0,
             retained: match mode {
                 Mode::Pty => 64 * 1024,
-                Mode::Tunnel => 4 * 1024 * 1024,
+                Mode::Tunnel => RETAINED_OF_TUNNEL,
             },
             pause_reading: DEFAULT_PAUSE,
             missed_pings: 1,
@@ -373,4 +375,15 @@ pub(super) struct Settings {
     pub(super) half_close: bool,
     /// Time for the first answer on a connection.
     pub(super) handshake_timeout: Duration,
+}
+
+impl Settings {
+    /// What is read of a peer that was told to stop. In a tunnel that is all that may be under way: what confirms our bytes
+    /// comes behind it, and a target may read no more before ours have been taken. Bytes for a terminal are few.
+    pub(super) fn under_way(&self) -> usize {
+        match self.mode {
+            Mode::Pty => self.pause_reading,
+            Mode::Tunnel => RETAINED_OF_TUNNEL.max(self.pause_reading),
+        }
+    }
 }

@@ -63,6 +63,8 @@ pub(super) struct Inbound {
     unread_len: usize,
     /// Unread bytes that stop the peer.
     pause: usize,
+    /// What is still read of a peer that was told to stop.
+    under_way: usize,
     /// The peer was told to stop.
     stopped: bool,
     /// The peer has no more bytes.
@@ -74,8 +76,8 @@ pub(super) struct Inbound {
 }
 
 impl Inbound {
-    /// Stops the peer above `pause` unread bytes.
-    pub(super) fn new(pause: usize) -> Self {
+    /// Stops the peer above `pause` unread bytes, and takes so many more that were `under_way` then.
+    pub(super) fn new(pause: usize, under_way: usize) -> Self {
         Self {
             numbered: false,
             next: 1,
@@ -90,6 +92,7 @@ impl Inbound {
             unread: VecDeque::new(),
             unread_len: 0,
             pause: pause.max(1),
+            under_way,
             stopped: false,
             ended: false,
             begun: false,
@@ -284,7 +287,7 @@ impl Inbound {
     /// Whether DATA of this path has a place to go. If not, either the peer ignores that it was told to stop, or its
     /// DATA would only wait for that of another path.
     pub(super) fn wants(&self, path: PathId) -> bool {
-        let full = self.unread_len >= self.pause.saturating_mul(2);
+        let full = self.unread_len >= self.pause.saturating_add(self.under_way);
         !full && (self.ahead_cost < MAX_AHEAD || !self.would_wait(path))
     }
 

@@ -158,7 +158,7 @@ impl Session {
             closing: None,
             error: None,
             outbound: Outbound::new(settings.retained),
-            inbound: Inbound::new(settings.pause_reading),
+            inbound: Inbound::new(settings.pause_reading, settings.under_way()),
             terminal: Terminal::default(),
             events: VecDeque::new(),
             tally: Tally::default(),

@@ -13,7 +13,7 @@ use libp2p_rtc::{
         invitation::{Invitation, InvitationError, peer_of},
         open,
         session::Mode,
-        websocket::{TlsRoots, WebSocketConnector},
+        websocket::{PeerServers, TlsRoots, WebSocketConnector},
     },
 };
 
@@ -93,12 +93,15 @@ impl Destination {
 
     /// The ways to the server.
     pub(crate) async fn ways(&self, state: &State) -> Result<Ways, Failed> {
+        let servers = PeerServers::default();
         let (node, task) = match self.invitation.addresses.is_empty() {
             true => (None, None),
             false => {
                 let key = state.keypair("client.key")?;
-                let calls = self.webrtc.then(CallConfig::default);
-                let transports = Transports::new(&key, self.roots.clone(), calls, None)?;
+                let calls = self.webrtc.then(|| self.calls());
+                let known = servers.clone();
+                let known = Box::new(move || known.current());
+                let transports = Transports::new(&key, self.roots.clone(), calls, Some(known))?;
                 let (node, task) = Node::start(key, transports, NodeOptions::default()).await?;
                 (Some(node), Some(task))
             }
@@ -113,6 +116,8 @@ impl Destination {
         };
         Ok(Ways {
             addresses: self.invitation.addresses.clone(),
+            servers: (self.webrtc && node.is_some()).then_some(servers),
+            roots: self.roots.clone(),
             control: node.map(|node| node.control),
             task,
             webrtc: (self.webrtc && websocket.is_some()).then(|| self.upgrade()),
@@ -121,13 +126,16 @@ impl Destination {
         })
     }
 
+    fn calls(&self) -> CallConfig {
+        match &self.roots {
+            TlsRoots::File(roots) => CallConfig::new().with_tls_roots(roots),
+            _ => CallConfig::new(),
+        }
+    }
+
     /// How its sessions move to WebRTC.
     fn upgrade(&self) -> WebRtc {
-        let mut config = CallConfig::new();
-        if let TlsRoots::File(roots) = &self.roots {
-            config = config.with_tls_roots(roots);
-        }
-        let webrtc = WebRtc::new(Caller::new(config));
+        let webrtc = WebRtc::new(Caller::new(self.calls()));
         match self.invitation.mode {
             Mode::Pty => webrtc,
             Mode::Tunnel => webrtc.with_delay(SETTLED),
@@ -208,6 +216,9 @@ pub(crate) fn host_port(text: &str) -> Result<(String, u16), Failed> {
 /// How a server is reached.
 pub(crate) struct Ways {
     addresses: Vec<Multiaddr>,
+    /// For connections by `/ws/webrtc`, and whom to believe when they are asked for.
+    servers: Option<PeerServers>,
+    roots: TlsRoots,
     control: Option<Control>,
     task: Option<NodeTask>,
     websocket: Option<WebSocketConnector>,
@@ -220,6 +231,8 @@ impl Ways {
     pub(crate) fn share(&self) -> Self {
         Self {
             addresses: self.addresses.clone(),
+            servers: self.servers.clone(),
+            roots: self.roots.clone(),
             control: self.control.clone(),
             task: None,
             websocket: self.websocket.clone(),
@@ -248,14 +261,20 @@ impl Ways {
             return open(options, connector).await;
         };
         let mode = options.config.mode;
+        let token = options.config.token.clone();
         let direct = control.connector(peer, self.addresses.clone(), mode);
-        match self.websocket.clone() {
-            None => open(options, direct).await,
+        let session = match self.websocket.clone() {
+            None => open(options, direct).await?,
             Some(websocket) => {
                 let both = Both::new(direct, websocket, self.detour.clone(), *output);
-                open(options, both).await
+                open(options, both).await?
             }
+        };
+        if let Some(servers) = self.servers.clone() {
+            let (handle, roots) = (session.handle(), self.roots.clone());
+            tokio::spawn(servers.ask_for(handle, self.addresses.clone(), token, roots));
         }
+        Ok(session)
     }
 
     /// Says goodbye.

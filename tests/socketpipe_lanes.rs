@@ -2,6 +2,9 @@
 #![cfg(feature = "gateway")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[expect(dead_code, reason = "the tests of calls use the rest")]
+#[path = "../src/transport/call/tests/coturn.rs"]
+mod coturn;
 mod socketpipe_common;
 mod websocket_proxy;
 
@@ -11,30 +14,36 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use bytes::Bytes;
+use coturn::{Coturn, free_port};
 use futures::StreamExt as _;
 use libp2p::{
     Multiaddr, PeerId, SwarmBuilder, Transport as _, core::muxing::StreamMuxerBox,
     swarm::SwarmEvent,
 };
 use libp2p_rtc::{
-    CallConfig, Caller,
+    CallConfig, Caller, IceServer,
     socketpipe::{
         Behaviour, Carrier, Control, Outcome, Record, RemoteSession, Server, SessionHandle,
         SessionOptions, SessionStatus,
         session::{Mode, ServerConfig},
+        websocket::{PeerServers, TlsRoots, TurnServers, WebSocketConfig, WebSocketListener},
     },
     websocket::{Config, Limits, Transport},
 };
-use socketpipe_common::{PATIENCE, echo_service, gate_for, pattern, soon, until};
+use socketpipe_common::{PATIENCE, echo_service, gate_for, pattern, soon, soon as within, until};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     task::JoinHandle,
+    time::Instant,
 };
 use websocket_proxy::Proxy;
 
+/// More news than a TURN server has for a test.
+const ROOM: usize = 256;
 /// Bytes that go to and fro at a time.
 const PIECE: usize = 10_000;
 
@@ -48,20 +57,30 @@ struct Node {
 
 impl Node {
     async fn new(limits: Limits) -> Self {
-        let calls = CallConfig::new().with_announced(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]);
+        let listen = "/ip4/127.0.0.1/tcp/0/ws/webrtc".parse().unwrap();
+        Self::with(calls(), |config| config.with_limits(limits), listen, |_| ()).await
+    }
+
+    /// Gives its transport to `take` before it is used.
+    async fn with(
+        calls: CallConfig,
+        change: impl FnOnce(Config) -> Config,
+        listen: Multiaddr,
+        take: impl FnOnce(&mut Transport),
+    ) -> Self {
         let mut swarm = SwarmBuilder::with_new_identity()
             .with_tokio()
             .with_other_transport(|keypair| {
                 let config = Config::new(keypair).with_caller(Caller::new(calls));
-                Transport::new(config.with_limits(limits))
-                    .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+                let mut transport = Transport::new(change(config));
+                take(&mut transport);
+                transport.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
             })
             .unwrap()
             .with_behaviour(|_| Behaviour::new())
             .unwrap()
             .with_swarm_config(|config| config.with_idle_connection_timeout(PATIENCE))
             .build();
-        let listen = "/ip4/127.0.0.1/tcp/0/ws/webrtc".parse().unwrap();
         swarm.listen_on(listen).unwrap();
         let address = loop {
             if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
@@ -88,6 +107,11 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.running.abort();
     }
+}
+
+/// Calls on loopback only.
+fn calls() -> CallConfig {
+    CallConfig::new().with_announced(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)])
 }
 
 /// Tries WebRTC again soon.
@@ -295,6 +319,82 @@ async fn a_session_stays_on_webrtc_when_only_the_websocket_ends() {
         .await
         .unwrap_err();
     drop(load.stop().await);
+}
+
+/// A server for this client whose node shares the port of its WebSockets; it knows this TURN server.
+async fn gateway(client: &Node, turn: String) -> (Server, Node) {
+    let mut gate = gate_for(&[client.peer]);
+    gate.tunnel.default = Some(("127.0.0.1".to_owned(), echo_service().await));
+    let server = Server::new(ServerConfig::default(), gate);
+    let mut config = WebSocketConfig::default();
+    config.ice = Some(TurnServers::new(&[turn], b"north").unwrap());
+    let listener = WebSocketListener::bind(config, server.clone());
+    let listener = listener.await.unwrap();
+    let local = listener.local_addr();
+    let shared: Multiaddr = format!("/ip4/127.0.0.1/tcp/{}/ws/webrtc", local.port())
+        .parse()
+        .unwrap();
+    let mut acceptor = None;
+    let take = |transport: &mut Transport| acceptor = Some(transport.acceptor(local, false));
+    let quick = |config: Config| config.with_limits(quick());
+    let host = Node::with(calls(), quick, shared, take).await;
+    tokio::spawn(listener.with_libp2p(acceptor.unwrap()).run());
+    let incoming = host.control.accept().unwrap();
+    tokio::spawn(incoming.serve(server.clone()));
+    (server, host)
+}
+
+/// The client shows no address of its own, so that nothing but TURN leads to WebRTC.
+#[tokio::test]
+async fn a_session_gets_the_relays_of_the_gateway_and_moves_there() {
+    let access = ["--use-auth-secret", "--static-auth-secret=north"];
+    let Some(coturn) = Coturn::start_with(free_port(), &access).await else {
+        return;
+    };
+    let known = PeerServers::default();
+    let given = known.clone();
+    let with_servers = move |config: Config| {
+        let config = config.with_limits(quick());
+        config.with_servers(move || given.current())
+    };
+    let any = "/ip4/127.0.0.1/tcp/0/ws/webrtc".parse().unwrap();
+    let hidden = calls().with_relay_only(true);
+    let client = Node::with(hidden, with_servers, any, |_| ()).await;
+    let turn = format!("turn:127.0.0.1:{}?transport=udp", coturn.port);
+    let (server, host) = gateway(&client, turn).await;
+    let options = SessionOptions::new(Mode::Tunnel).token("secret");
+    let opening = client
+        .control
+        .open_at(host.peer, vec![host.address.clone()], options);
+    let session = soon(opening).await.unwrap();
+    let handle = session.handle();
+    assert_eq!(handle.carrier(), Some(Carrier::StreamWebSocket));
+    assert!(known.current().is_empty());
+    // Whoever shows another token gets nothing.
+    let asking = |token: &'static [u8]| {
+        let roots = TlsRoots::default();
+        let (handle, at) = (handle.clone(), vec![host.address.clone()]);
+        tokio::spawn(
+            known
+                .clone()
+                .ask_for(handle, at, Bytes::from_static(token), roots),
+        )
+    };
+    let load = Load::new(session);
+    let refused = asking(b"guess");
+    let asked = asking(b"secret");
+    until(|| {
+        let sessions = server.sessions();
+        let relayed = Some(Carrier::StreamWebRtcRelayed);
+        handle.carrier() == relayed
+            && sessions[0]
+                .carrier
+                .is_some_and(|carrier| carrier != Carrier::StreamWebSocket)
+    })
+    .await;
+    drop(load.stop().await);
+    soon(asked).await.unwrap();
+    soon(refused).await.unwrap();
 }
 
 #[tokio::test]

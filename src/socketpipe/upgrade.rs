@@ -73,6 +73,15 @@ impl Carrier {
         Self::WebRtcRelayed,
     ];
 
+    /// Whether it is a libp2p stream on a connection that a WebSocket belongs to.
+    #[cfg(feature = "gateway")]
+    pub(super) fn is_signaled(self) -> bool {
+        matches!(
+            self,
+            Self::StreamWebSocket | Self::StreamWebRtcDirect | Self::StreamWebRtcRelayed
+        )
+    }
+
     /// A few words for lists and logs.
     pub fn name(self) -> &'static str {
         match self {

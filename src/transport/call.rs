@@ -265,7 +265,10 @@ impl Call {
 
     /// There is reason to believe that the peer is gone: looks whether anything comes by the path. If not,
     /// [`CallEvent::PathLost`] comes after 3 s.
-    #[cfg(feature = "websocket")]
+    #[cfg_attr(
+        not(feature = "websocket"),
+        expect(dead_code, reason = "sessions look after their channels themselves")
+    )]
     pub(crate) fn probe(&self) {
         self.shared.push(Input::Probe);
     }

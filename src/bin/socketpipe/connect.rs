@@ -246,7 +246,7 @@ struct Terminal<'a> {
     /// Breaks that were told of, see [`SessionHandle::losses`].
     losses: u32,
     name: String,
-    servers: Option<ServerReports>,
+    reports: Vec<ServerReports>,
     output: &'a Output,
 }
 
@@ -279,7 +279,7 @@ impl<'a> Terminal<'a> {
             lost: None,
             losses: 0,
             name,
-            servers: ways.servers.clone(),
+            reports: ways.reports.clone(),
             output,
         })
     }
@@ -382,8 +382,7 @@ impl<'a> Terminal<'a> {
         });
         match self.handle.status() {
             SessionStatus::Connected { path } => {
-                let useless = self.servers.as_ref().map(servers::useless);
-                let useless = useless.unwrap_or_default();
+                let useless: String = self.reports.iter().map(servers::useless).collect();
                 format!("connected by {}{rtt}{useless}", harmless(&path))
             }
             SessionStatus::Reconnecting {

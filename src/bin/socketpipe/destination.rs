@@ -13,7 +13,7 @@ use libp2p_rtc::{
         invitation::{Invitation, InvitationError, peer_of},
         open,
         session::Mode,
-        websocket::{TlsRoots, WebSocketConnector},
+        websocket::{PeerServers, TlsRoots, WebSocketConnector},
     },
 };
 use tokio::task::JoinSet;
@@ -95,12 +95,17 @@ impl Destination {
 
     /// The ways to the server.
     pub(crate) async fn ways(&self, state: &State) -> Result<Ways, Failed> {
+        let servers = PeerServers::default();
+        let mut reports = Vec::new();
         let (node, task) = match self.invitation.addresses.is_empty() {
             true => (None, None),
             false => {
                 let key = state.keypair("client.key")?;
-                let calls = self.webrtc.then(CallConfig::default);
-                let transports = Transports::new(&key, self.roots.clone(), calls, None)?;
+                let calls = self.webrtc.then(|| self.calls());
+                let known = servers.clone();
+                let known = Box::new(move || known.current());
+                let transports = Transports::new(&key, self.roots.clone(), calls, Some(known))?;
+                reports.push(transports.caller.server_reports());
                 let (node, task) = Node::start(key, transports, NodeOptions::default()).await?;
                 (Some(node), Some(task))
             }
@@ -114,9 +119,12 @@ impl Destination {
             )?),
         };
         let upgrade = (self.webrtc && websocket.is_some()).then(|| self.upgrade());
+        reports.extend(upgrade.as_ref().map(|(_, reports)| reports.clone()));
         Ok(Ways {
             addresses: self.invitation.addresses.clone(),
-            servers: upgrade.as_ref().map(|(_, servers)| servers.clone()),
+            servers: (self.webrtc && node.is_some()).then_some(servers),
+            roots: self.roots.clone(),
+            reports,
             control: node.map(|node| node.control),
             task,
             webrtc: upgrade.map(|(webrtc, _)| webrtc),
@@ -125,20 +133,23 @@ impl Destination {
         })
     }
 
+    fn calls(&self) -> CallConfig {
+        match &self.roots {
+            TlsRoots::File(roots) => CallConfig::new().with_tls_roots(roots),
+            _ => CallConfig::new(),
+        }
+    }
+
     /// How its sessions move to WebRTC, and what becomes of the servers for that.
     fn upgrade(&self) -> (WebRtc, ServerReports) {
-        let mut config = CallConfig::new();
-        if let TlsRoots::File(roots) = &self.roots {
-            config = config.with_tls_roots(roots);
-        }
-        let caller = Caller::new(config);
-        let servers = caller.server_reports();
+        let caller = Caller::new(self.calls());
+        let reports = caller.server_reports();
         let webrtc = WebRtc::new(caller);
         let webrtc = match self.invitation.mode {
             Mode::Pty => webrtc,
             Mode::Tunnel => webrtc.with_delay(SETTLED),
         };
-        (webrtc, servers)
+        (webrtc, reports)
     }
 }
 
@@ -220,9 +231,12 @@ pub(crate) fn host_port(text: &str) -> Result<(String, u16), Failed> {
 /// How a server is reached.
 pub(crate) struct Ways {
     addresses: Vec<Multiaddr>,
+    /// For connections by `/ws/webrtc`, and whom to believe when they are asked for.
+    servers: Option<PeerServers>,
+    roots: TlsRoots,
     control: Option<Control>,
     /// What became of the STUN and TURN servers that the server has named.
-    pub(crate) servers: Option<ServerReports>,
+    pub(crate) reports: Vec<ServerReports>,
     task: Option<NodeTask>,
     websocket: Option<WebSocketConnector>,
     webrtc: Option<WebRtc>,
@@ -234,8 +248,10 @@ impl Ways {
     pub(crate) fn share(&self) -> Self {
         Self {
             addresses: self.addresses.clone(),
-            control: self.control.clone(),
             servers: self.servers.clone(),
+            roots: self.roots.clone(),
+            control: self.control.clone(),
+            reports: self.reports.clone(),
             task: None,
             websocket: self.websocket.clone(),
             webrtc: self.webrtc.clone(),
@@ -263,20 +279,26 @@ impl Ways {
             return open(options, connector).await;
         };
         let mode = options.config.mode;
+        let token = options.config.token.clone();
         let direct = control.connector(peer, self.addresses.clone(), mode);
-        match self.websocket.clone() {
-            None => open(options, direct).await,
+        let session = match self.websocket.clone() {
+            None => open(options, direct).await?,
             Some(websocket) => {
                 let both = Both::new(direct, websocket, self.detour.clone(), *output);
-                open(options, both).await
+                open(options, both).await?
             }
+        };
+        if let Some(servers) = self.servers.clone() {
+            let (handle, roots) = (session.handle(), self.roots.clone());
+            tokio::spawn(servers.ask_for(handle, self.addresses.clone(), token, roots));
         }
+        Ok(session)
     }
 
     /// Tells what becomes of STUN and TURN servers, until what this gives is dropped.
     pub(crate) fn tell_of_servers(&self, output: &Output) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
-        if let Some(reports) = self.servers.clone() {
+        for reports in self.reports.clone() {
             tasks.spawn(servers::tell(reports, *output));
         }
         tasks

@@ -36,7 +36,7 @@ use crate::{
     servers,
     state::{Ports, State, port_of},
     time::{rfc3339, unix},
-    transports::Transports,
+    transports::{Servers, Transports},
 };
 
 /// Peers added while servers ran, with their names.
@@ -167,6 +167,7 @@ fn transports(
     let key = state.keypair("server.key")?;
     let calls = config.webrtc.enabled.then(|| config.webrtc.calls());
     let servers = config.webrtc.own_servers(servers);
+    let servers = servers.map(|servers| Box::new(move || servers.fresh()) as Servers);
     let transports = Transports::new(&key, TlsRoots::default(), calls, servers)?;
     Ok(Some((key, transports)))
 }

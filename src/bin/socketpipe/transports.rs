@@ -7,15 +7,16 @@ use libp2p::{
     identity::Keypair,
     noise, quic, tcp, yamux,
 };
-use libp2p_rtc::{
-    CallConfig, Caller, Config, Transport, socketpipe::websocket::TurnServers, websocket,
-};
+use libp2p_rtc::{CallConfig, Caller, Config, IceServer, Transport, websocket};
 
 use crate::Failed;
 
 /// Calls of libp2p peers at once. They make them before anybody knows who they are, and must not take those of sessions,
 /// which begin with a token; as many as there are connections by WebSocket.
 const MAX_CALLS: usize = 1024;
+
+/// Names the STUN and TURN servers for one connection.
+pub(crate) type Servers = Box<dyn Fn() -> Vec<IceServer> + Send + Sync>;
 
 /// TCP, QUIC, WebRTC Direct, and WebRTC by WebSocket, which may still be changed.
 pub(crate) struct Transports {
@@ -32,7 +33,7 @@ impl Transports {
         key: &Keypair,
         roots: websocket::TlsRoots,
         calls: Option<CallConfig>,
-        servers: Option<TurnServers>,
+        servers: Option<Servers>,
     ) -> Result<Self, Failed> {
         let max_calls = calls.as_ref().map_or(0, |_| MAX_CALLS);
         // A key press must not wait for the acknowledgement of the one before.
@@ -47,7 +48,7 @@ impl Transports {
             .with_caller(caller.counted_apart(max_calls))
             .with_roots(roots);
         if let Some(servers) = servers {
-            config = config.with_servers(move || servers.fresh());
+            config = config.with_servers(servers);
         }
         let quic = quic.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
         let webrtc = webrtc.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
@@ -87,6 +88,7 @@ mod tests {
         Endpoint,
         transport::{DialOpts, ListenerId, PortUse, TransportEvent},
     };
+    use libp2p_rtc::socketpipe::websocket::TurnServers;
     use tokio::net::UdpSocket;
 
     use super::*;
@@ -99,6 +101,7 @@ mod tests {
         let key = Keypair::generate_ed25519();
         let servers = TurnServers::new(servers, b"secret").unwrap();
         let roots = websocket::TlsRoots::default();
+        let servers = Box::new(move || servers.fresh());
         Transports::new(&key, roots, Some(calls), Some(servers))
             .unwrap()
             .by_websocket

@@ -16,6 +16,8 @@ use super::{
 };
 #[cfg(feature = "gateway")]
 use super::{Ticket, ticket_hash};
+#[cfg(feature = "gateway")]
+use crate::socketpipe::upgrade::Carrier;
 use crate::socketpipe::{
     code::Code,
     driver::{self, Driver},
@@ -181,11 +183,13 @@ pub(super) async fn run(
     driver.finish(last_bytes(mode)).await;
 }
 
-/// Lets the client of a session that agreed to WebRTC ask for the servers for it, by the token it has shown.
+/// Lets the client of a session ask for the servers of WebRTC, by the token it has shown: of one that agreed to WebRTC of its
+/// own, and of one on a connection that is signaled by a WebSocket of ours.
 #[cfg(feature = "gateway")]
 fn ticket(driver: &Driver, token: &[u8]) -> Option<Ticket> {
     let parameters = driver.session().parameters()?;
-    let token = ticket_hash(token).filter(|_| parameters.webrtc)?;
+    let is_signaled = driver.carrier().is_some_and(Carrier::is_signaled);
+    let token = ticket_hash(token).filter(|_| parameters.webrtc || is_signaled)?;
     let label = format!("{:016x}", rand::random::<u64>());
     Some(Ticket { token, label })
 }

@@ -9,6 +9,7 @@ mod client;
 mod ice;
 mod listener;
 mod page;
+mod peer;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -17,5 +18,6 @@ pub use self::{
     client::{WebSocketConnector, WebSocketUrlError},
     ice::{TurnServers, TurnServersError},
     listener::{ListenError, WebSocketConfig, WebSocketListener},
+    peer::PeerServers,
 };
 pub use crate::websocket::{RateLimiter, ServerTls, TlsError, TlsRoots};

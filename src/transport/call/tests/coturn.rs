@@ -41,7 +41,7 @@ impl Drop for Coturn {
 }
 
 /// A port that is free for UDP and TCP.
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     loop {
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = tcp.local_addr().unwrap().port();
@@ -68,6 +68,11 @@ impl Coturn {
     }
 
     pub(super) async fn start_at(port: u16) -> Option<Self> {
+        Self::start_with(port, &[&format!("--user={USER}:{PASSWORD}")]).await
+    }
+
+    /// One with other settings for who may use it.
+    pub(super) async fn start_with(port: u16, access: &[&str]) -> Option<Self> {
         if !is_installed() {
             return None;
         }
@@ -92,7 +97,7 @@ impl Coturn {
             .arg(setting("relay-ip", "127.0.0.1"))
             .arg(setting("listening-port", &port.to_string()))
             .arg(setting("tls-listening-port", &tls_port.to_string()))
-            .arg(setting("user", &format!("{USER}:{PASSWORD}")))
+            .args(access)
             .arg(setting("realm", "test"))
             .arg(file("cert", "cert.pem"))
             .arg(file("pkey", "key.pem"))

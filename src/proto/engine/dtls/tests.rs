@@ -27,6 +27,7 @@ struct Sessions {
 }
 
 impl Sessions {
+    #[expect(clippy::disallowed_methods, reason = "an origin for virtual time")]
     fn connected(suite: Dtls12CipherSuite) -> Self {
         let suites = Box::leak(vec![ciphers::adapted(suite).unwrap()].into_boxed_slice());
         let identity = crate::proto::tests::identity();

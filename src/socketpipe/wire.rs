@@ -29,8 +29,6 @@ use crate::way::{Named, Route, Way};
 const READ_SIZE: usize = 16 * 1024;
 /// Encoded bytes above which a byte stream has no room: enough to join small frames, too little for DATA to queue.
 const SEND_MARK: usize = 8 * 1024;
-/// Smaller DATA is copied out of the read buffer, so that a key press that waits does not hold a whole buffer.
-const COPY_BELOW: usize = 2 * 1024;
 
 /// A transport that carries one frame per binary message.
 ///
@@ -339,7 +337,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> FrameIo for StreamIo<S> {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, FrameError>>> {
         loop {
             match self.codec.decode(&mut self.input) {
-                Ok(Some(frame)) => return Poll::Ready(Some(Ok(unpinned(frame)))),
+                Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
                 Ok(None) if self.ended => return Poll::Ready(None),
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Some(Err(error))),
@@ -368,16 +366,6 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> FrameIo for StreamIo<S> {
     }
 }
 
-/// Frees a small piece of DATA from the buffer it came in.
-fn unpinned(mut frame: Frame) -> Frame {
-    if let Frame::Data(data) = &mut frame
-        && data.bytes.len() < COPY_BELOW
-    {
-        data.bytes = Bytes::copy_from_slice(&data.bytes);
-    }
-    frame
-}
-
 /// Frames in messages.
 struct MessageIo<M> {
     io: M,
@@ -389,7 +377,7 @@ impl<M: MessagePath> FrameIo for MessageIo<M> {
         let message = ready!(Pin::new(&mut self.io).poll_next(cx));
         Poll::Ready(message.map(|message| {
             let frame = decode_message(message?, &self.limits)?;
-            Ok(unpinned(frame))
+            Ok(frame)
         }))
     }
 

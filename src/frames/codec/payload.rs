@@ -17,8 +17,9 @@ use crate::frames::{
 const BIT_0: u8 = 1;
 /// Flag bit 1 of DATA: the payload begins with a number.
 const NUMBERED: u8 = 1 << 1;
-/// Shorter DATA is copied, so that a few bytes that wait do not keep a whole receive buffer alive.
-const COPY_BELOW: usize = 1024;
+/// Shorter DATA is copied: bytes that wait to be read must not keep a whole receive buffer alive, which is as large as the
+/// largest message, 128 KiB, and may hold much that is not DATA. What waits keeps no more than four times its own memory.
+const COPY_BELOW: usize = 32 * 1024;
 
 /// Reads the payload of one frame.
 pub(super) fn decode(kind: u8, flags: u8, payload: Bytes) -> Result<Frame, FrameError> {

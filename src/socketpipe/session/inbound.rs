@@ -14,8 +14,11 @@ use crate::socketpipe::frame::Data;
 
 /// What a waiting piece costs beside its bytes.
 const PIECE_COST: usize = 64;
-/// DATA that waits for other DATA before it.
+/// DATA that waits for other DATA before it; above that, a path whose DATA waits is not read.
 const MAX_AHEAD: usize = 1024 * 1024;
+/// DATA ahead of its turn that is kept at most. What is beyond is dropped: no peer that keeps to the rules comes near, as the
+/// missing piece is on the one path that is still read.
+const MOST_AHEAD: usize = 2 * MAX_AHEAD;
 
 /// What DATA did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,10 +48,9 @@ pub(super) struct Inbound {
     numbered: bool,
     /// Number of the next piece to deliver.
     next: u64,
-    ahead: BTreeMap<u64, Data>,
+    /// With the path each has come by, while that is there.
+    ahead: BTreeMap<u64, (Option<PathId>, Data)>,
     ahead_cost: usize,
-    /// Path of the last piece that has to wait.
-    ahead_from: Option<PathId>,
     /// When the oldest gap appeared.
     gap_since: Option<Instant>,
     /// The session was just resumed: the next number tells whether the peer repeats what was lost.
@@ -83,7 +85,6 @@ impl Inbound {
             next: 1,
             ahead: BTreeMap::new(),
             ahead_cost: 0,
-            ahead_from: None,
             gap_since: None,
             just_resumed: false,
             current: None,
@@ -130,11 +131,12 @@ impl Inbound {
             taken = Taken::Skipped;
         }
         if number > self.next {
-            let cost = data.bytes.len() + PIECE_COST;
-            self.ahead_from = Some(path);
-            if let Entry::Vacant(place) = self.ahead.entry(number) {
-                place.insert(data);
-                self.ahead_cost += cost;
+            let cost = self.ahead_cost + data.bytes.len() + PIECE_COST;
+            if cost <= MOST_AHEAD
+                && let Entry::Vacant(place) = self.ahead.entry(number)
+            {
+                place.insert((Some(path), data));
+                self.ahead_cost = cost;
             }
         } else if number == self.next {
             self.next += 1;
@@ -150,7 +152,7 @@ impl Inbound {
 
     /// Delivers what waited for the piece just delivered.
     fn deliver_ahead(&mut self) {
-        while let Some(data) = self.ahead.remove(&self.next) {
+        while let Some((_, data)) = self.ahead.remove(&self.next) {
             self.ahead_cost -= data.bytes.len() + PIECE_COST;
             self.next += 1;
             self.deliver(data);
@@ -223,6 +225,10 @@ impl Inbound {
 
     /// A path is gone for good.
     pub(super) fn path_gone(&mut self, path: PathId) {
+        // What is missing now comes again by another path, perhaps by one whose DATA waits.
+        for (from, _) in self.ahead.values_mut() {
+            *from = None;
+        }
         if self.current == Some(path) {
             self.lift_barrier();
         }
@@ -295,12 +301,118 @@ impl Inbound {
     fn would_wait(&self, path: PathId) -> bool {
         match &self.barrier {
             Some(barrier) => barrier.new == path,
-            None => self.ahead_from == Some(path),
+            // What is on one path is in order: behind a piece that waits there is none that is missing.
+            None => self.ahead.values().any(|(from, _)| *from == Some(path)),
         }
     }
 
     /// Since when a piece is missing.
     pub(super) fn gap_since(&self) -> Option<Instant> {
         self.gap_since
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WEBSOCKET: PathId = PathId(1);
+    const CHANNEL: PathId = PathId(2);
+    /// Largest piece here.
+    const PIECE: usize = 60_000;
+
+    struct Receiver {
+        inbound: Inbound,
+        now: Instant,
+    }
+
+    impl Receiver {
+        fn new() -> Self {
+            let mut inbound = Inbound::new(usize::MAX, 0);
+            inbound.agree(true, WEBSOCKET);
+            #[expect(clippy::disallowed_methods, reason = "an origin for virtual time")]
+            let now = Instant::now();
+            Self { inbound, now }
+        }
+
+        /// One piece, if the path is read.
+        fn take(&mut self, path: PathId, number: u64, len: usize) -> bool {
+            let wanted = self.inbound.wants(path);
+            if wanted {
+                let data = Data {
+                    number: Some(number),
+                    end: false,
+                    bytes: vec![0; len].into(),
+                };
+                self.inbound.take(self.now, path, path == WEBSOCKET, data);
+            }
+            wanted
+        }
+    }
+
+    #[test]
+    fn two_paths_that_take_turns_ahead_are_both_stopped() {
+        let mut receiver = Receiver::new();
+        for number in 0..1_000 {
+            receiver.take(WEBSOCKET, 10_000 + number, PIECE);
+            receiver.take(CHANNEL, 20_000 + number, 1);
+        }
+        assert!(receiver.inbound.held() <= MAX_AHEAD + 2 * (PIECE + PIECE_COST));
+    }
+
+    #[test]
+    fn pieces_in_turn_open_no_way_for_more_that_wait() {
+        let mut receiver = Receiver::new();
+        for number in 0..1_000 {
+            receiver.take(WEBSOCKET, 10_000 + number, PIECE);
+            assert!(receiver.take(CHANNEL, 1 + number, 1));
+            receiver.inbound.read();
+        }
+        assert!(receiver.inbound.held() <= MAX_AHEAD + PIECE + PIECE_COST);
+    }
+
+    #[test]
+    fn the_path_that_brings_what_is_missing_is_read_however_often_the_peer_changes_it() {
+        let mut receiver = Receiver::new();
+        let paths = [WEBSOCKET, CHANNEL];
+        // Each path has the next 40 pieces, in turn; the other one comes first, as far as it is read.
+        let numbers = |path: usize, count: u64| (count / 40 * 80) + count % 40 + 40 * path as u64;
+        let mut done = [0_u64; 2];
+        while done != [400, 400] {
+            let before = done;
+            for (index, path) in paths.iter().enumerate().rev() {
+                while done[index] < 400 {
+                    let number = 1 + numbers(index, done[index]);
+                    if !receiver.take(*path, number, PIECE) {
+                        break;
+                    }
+                    done[index] += 1;
+                    receiver.inbound.read();
+                }
+            }
+            assert_ne!(done, before, "nobody is read");
+        }
+        assert_eq!(receiver.inbound.last(), 800);
+    }
+
+    #[test]
+    fn when_a_path_is_gone_the_other_may_bring_what_is_missing() {
+        let mut receiver = Receiver::new();
+        let mut number = 100;
+        while receiver.take(WEBSOCKET, number, PIECE) {
+            number += 1;
+        }
+        receiver.inbound.path_gone(CHANNEL);
+        assert!(receiver.take(WEBSOCKET, 1, PIECE));
+    }
+
+    #[test]
+    fn what_is_far_ahead_of_its_turn_is_not_kept_whoever_sends_it() {
+        let mut receiver = Receiver::new();
+        for number in 0..1_000 {
+            receiver.take(WEBSOCKET, 10_000 + number, PIECE);
+            receiver.inbound.path_gone(CHANNEL);
+        }
+        assert!(receiver.inbound.held() <= MOST_AHEAD);
     }
 }

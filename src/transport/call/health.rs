@@ -50,7 +50,7 @@ impl fmt::Display for IceServerState {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct IceServerReport {
-    /// The server as [`IceServer`](super::IceServer) shows it, without credentials.
+    /// The server as [`IceServer`] shows it, without credentials.
     pub server: String,
     /// How it was when it was asked last.
     pub state: IceServerState,

@@ -205,7 +205,7 @@ fn lists<'a>(servers: &'a Allowlist, grant: &'a Grant) -> Vec<&'a Allowlist> {
 fn no_default(what: &str) -> Failure {
     Failure::new(
         Code::AUTH_INSUFFICIENT,
-        format!("this server offers {what} to named targets only, if at all"),
+        format!("this server offers {what} to named targets only, if at all, and none was named"),
     )
 }
 

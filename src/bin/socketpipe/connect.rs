@@ -123,6 +123,17 @@ fn conclude(end: End, output: &Output) -> u8 {
     status
 }
 
+/// The way of a session for people: what carries it, and where to. The label of a path over libp2p has the address alone.
+fn way(carrier: Option<Carrier>, path: &str) -> String {
+    let name = carrier.map_or("", Carrier::name);
+    let prefixes = ["direct ", "relayed "];
+    let address = prefixes.iter().find_map(|prefix| path.strip_prefix(prefix));
+    match address {
+        Some(address) if !name.is_empty() => format!("{name}, {}", harmless(address)),
+        _ => harmless(path),
+    }
+}
+
 /// Whether the server has ended it before the program there had: its owner did, or it stops.
 fn is_cut_off(end: &End) -> bool {
     let EndReason::Close(close) = &end.reason else {
@@ -383,7 +394,8 @@ impl<'a> Terminal<'a> {
         match self.handle.status() {
             SessionStatus::Connected { path } => {
                 let useless: String = self.reports.iter().map(servers::useless).collect();
-                format!("connected by {}{rtt}{useless}", harmless(&path))
+                let way = way(self.handle.carrier(), &path);
+                format!("connected by {way}{rtt}{useless}")
             }
             SessionStatus::Reconnecting {
                 attempt,
@@ -526,5 +538,34 @@ impl Signals {
             std::task::Poll::Pending
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_of_a_session_names_its_carrier_and_where_it_leads() {
+        let address = "/ip4/192.0.2.1/tcp/8443/tls/ws/webrtc";
+        for (carrier, path, told) in [
+            (
+                Carrier::StreamWebRtcRelayed,
+                format!("direct {address}"),
+                format!("libp2p webrtc relayed, {address}"),
+            ),
+            (
+                Carrier::StreamCircuit,
+                format!("relayed {address}/p2p-circuit"),
+                format!("libp2p relayed, {address}/p2p-circuit"),
+            ),
+            (
+                Carrier::WebRtcDirect,
+                "webrtc direct 192.0.2.1:9000".to_owned(),
+                "webrtc direct 192.0.2.1:9000".to_owned(),
+            ),
+        ] {
+            assert_eq!(way(Some(carrier), &path), told);
+        }
     }
 }

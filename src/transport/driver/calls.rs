@@ -314,6 +314,7 @@ impl Table {
                     self.restarted(endpoint, now, id, (offer, true), wakes);
                 }
                 Input::Probe => endpoint.probe(now, id),
+                Input::SignalingEnded => endpoint.signaling_ended(now, id),
                 Input::Candidate(candidate) => {
                     let used = endpoint.add_candidate(now, id, &candidate);
                     if let CandidateUse::Name(_) = used {

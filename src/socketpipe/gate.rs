@@ -226,7 +226,7 @@ impl Service for Gate {
     }
 }
 
-/// One line for each; what a stranger can cause at will is told at `debug` only.
+/// One line for each, at `debug`: peers begin and end sessions at will. Who keeps a record of them has the audit.
 fn log(record: &Record) {
     let Record {
         number,
@@ -244,7 +244,7 @@ fn log(record: &Record) {
         }
         outcome => {
             let time = record.ended.duration_since(record.started).ok();
-            tracing::info!(
+            tracing::debug!(
                 number, %origin, label, ?mode, target, sent, received, ?time, ?outcome, "session ended"
             );
         }

@@ -273,6 +273,15 @@ impl Call {
         self.shared.push(Input::Probe);
     }
 
+    /// The peer has hung up, and the call goes on by itself: addresses that have shown no sign of life are left alone.
+    #[cfg_attr(
+        not(feature = "websocket"),
+        expect(dead_code, reason = "sessions carry their signaling themselves")
+    )]
+    pub(crate) fn signaling_ended(&self) {
+        self.shared.push(Input::SignalingEnded);
+    }
+
     /// How it stands.
     pub(crate) fn state(&self) -> CallState {
         self.shared.path()

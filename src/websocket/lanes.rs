@@ -530,6 +530,9 @@ impl Lanes {
     fn end_link(&mut self, now: Instant, ended: Ended) {
         // The lane sees that its bytes are gone.
         self.pipe = None;
+        if let Some(call) = &self.call {
+            call.signaling_ended();
+        }
         if self.link.is_some() {
             self.closing = Some(now + CLOSE_TIMEOUT);
         }

@@ -30,6 +30,13 @@ impl Connection {
         }
     }
 
+    /// Signaled: nothing more will be told of the peer.
+    pub(crate) fn signaling_ended(&mut self) {
+        if let Some(signaled) = self.call_mut() {
+            signaled.agent.signaling_ended();
+        }
+    }
+
     /// The peer's current address.
     pub(crate) fn remote(&self) -> SocketAddr {
         self.remote

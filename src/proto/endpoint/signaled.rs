@@ -93,6 +93,11 @@ impl Endpoint {
         self.with(now, id, |connection, cx| connection.probe(cx.now));
     }
 
+    /// Nothing more will be told of the peer: addresses of it that have shown no sign of life are tried no more.
+    pub(crate) fn signaling_ended(&mut self, now: Instant, id: ConnectionId) {
+        self.with(now, id, |connection, _| connection.signaling_ended());
+    }
+
     /// A further offer for a connection that there is: an ICE restart of the peer. Gives the answer.
     pub(crate) fn accept_restart(
         &mut self,

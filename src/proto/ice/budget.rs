@@ -33,8 +33,8 @@ pub(crate) struct CheckBudget {
     full: HashMap<(IpAddr, Standing), Instant>,
 }
 
-/// Who owns one IPv6 address has, as a rule, all of its /64.
-fn network(ip: IpAddr) -> IpAddr {
+/// What one subscriber has: an IPv4 address, or a /64 of IPv6.
+pub(crate) fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() & !u128::from(u64::MAX)).into()),
         ip => ip,

@@ -87,6 +87,8 @@ pub(crate) struct FullAgent {
     told_end: bool,
     /// Candidates of the peer in this generation, whatever became of them.
     told_us: usize,
+    /// Nobody tells anything any more.
+    signaling_ended: bool,
     transactions: VecDeque<Transaction>,
     selected: Option<Selected>,
     /// The last sign of life on the path.
@@ -117,6 +119,7 @@ impl FullAgent {
             relays: Vec::new(),
             told_end: false,
             told_us: 0,
+            signaling_ended: false,
             transactions: VecDeque::new(),
             selected: None,
             heard: cx.now,
@@ -285,6 +288,13 @@ impl FullAgent {
             self.current.handle_timeout(now);
         }
         used
+    }
+
+    /// Whoever named the addresses of the peer has hung up, so that those which have neither answered nor sent a check are
+    /// tried no more: they may be somebody else's. RFC 8445 section 8.1.2 lets an agent with a path do that at any time; while
+    /// it is told of candidates, a better path may yet be found.
+    pub(crate) fn signaling_ended(&mut self) {
+        self.signaling_ended = true;
     }
 
     /// Begins a new generation; the peer must be told by a description.

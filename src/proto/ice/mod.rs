@@ -21,7 +21,7 @@ use rand::{Rng, RngExt as _, distr::Alphanumeric};
 #[cfg(test)]
 pub(crate) use self::relay::Cutter;
 pub(crate) use self::{
-    budget::CheckBudget,
+    budget::{CheckBudget, network},
     full::{FullAgent, IceEvent},
     relay::{RefreshAnswer, RelayId, RelayServer, RelayTransmit, RelayTransport},
 };

@@ -48,6 +48,8 @@ use crate::{
 pub struct Caller {
     inner: Arc<Inner>,
     help: Arc<Help>,
+    /// Where those call from whom it answers, if that is known.
+    from: Option<IpAddr>,
 }
 
 struct Inner {
@@ -182,6 +184,7 @@ impl Caller {
                 sockets: Arc::new(sockets),
                 calls: Arc::default(),
             }),
+            from: None,
         }
     }
 
@@ -206,6 +209,20 @@ impl Caller {
         Self {
             inner: Arc::clone(&self.inner),
             help: Arc::new(Help::new(config, sockets, servers, owner)),
+            from: self.from,
+        }
+    }
+
+    /// The same for somebody who calls from this address: what is shared among all calls, as lookups of names, is given in
+    /// turn among addresses.
+    #[cfg_attr(
+        not(feature = "websocket"),
+        expect(dead_code, reason = "sessions are those of users who were let in")
+    )]
+    pub(crate) fn called_from(&self, address: IpAddr) -> Self {
+        Self {
+            from: Some(address),
+            ..self.clone()
         }
     }
 
@@ -246,6 +263,7 @@ impl Caller {
                 calls: Arc::default(),
             }),
             help: Arc::clone(&self.help),
+            from: self.from,
         }
     }
 
@@ -290,6 +308,7 @@ impl Caller {
             fingerprint,
             offer,
             help: Arc::clone(&self.help),
+            from: self.from,
             place,
         });
         Ok(Call::new(shared, handle, fingerprint, (is_libp2p, offers)))

@@ -9,7 +9,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::IceServer;
 
-/// Servers that are remembered: more than anybody has. Those of peers are not without end.
+/// Servers of each owner that are remembered: more than anybody has. Those of peers are not without end.
 const MAX_KNOWN: usize = 64;
 
 /// What is told of a server stands for this time, unless it works again: one that has no room for all calls would otherwise
@@ -62,8 +62,9 @@ impl fmt::Display for IceServerReport {
     }
 }
 
-/// How each is, and since when.
-type Known = BTreeMap<String, (IceServerState, Instant)>;
+/// How each is, and since when. Peers may name a server of ours too, with other credentials: what they find is not what we
+/// do.
+type Known = BTreeMap<(String, Owner), (IceServerState, Instant)>;
 
 /// What has become of the servers that the calls of a [`Caller`](super::Caller) and its clones have asked.
 #[derive(Clone, Debug)]
@@ -85,15 +86,20 @@ impl ServerReports {
 }
 
 fn reports(known: &Known) -> Vec<IceServerReport> {
-    let report = |(server, (state, _)): (&String, &(IceServerState, Instant))| IceServerReport {
-        server: server.clone(),
-        state: *state,
-    };
-    known.iter().map(report).collect()
+    let mut all: Vec<_> = known
+        .iter()
+        .map(|((server, _), (state, _))| IceServerReport {
+            server: server.clone(),
+            state: *state,
+        })
+        .collect();
+    // What we found comes first, and is what counts.
+    all.dedup_by(|of_peer, ours| of_peer.server == ours.server);
+    all
 }
 
-/// Whose servers they are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Whose servers they are. Ours come first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Owner {
     /// Of the configuration of this host: its owner is told in the log.
     Us,
@@ -126,19 +132,19 @@ impl Health {
 
     /// What came of asking a server.
     pub(super) fn report(&self, server: &IceServer, owner: Owner, state: IceServerState) {
-        let name = server.to_string();
+        let key = (server.to_string(), owner);
         let now = Instant::now();
         let mut before = None;
         let is_news = self.known.send_if_modified(|known| {
-            let known_before = known.get(&name).copied();
+            let known_before = known.get(&key).copied();
             before = known_before.map(|(state, _)| state);
             let is_news = match known_before {
-                None => known.len() < MAX_KNOWN,
+                None => known.keys().filter(|(_, of)| *of == owner).count() < MAX_KNOWN,
                 Some((before, _)) if before == state => false,
                 Some((_, since)) => state == IceServerState::Works || since + STEADY <= now,
             };
             if is_news {
-                known.insert(name, (state, now));
+                known.insert(key, (state, now));
             }
             is_news
         });
@@ -201,5 +207,37 @@ mod tests {
         health.report(&server(1), Owner::Peer, IceServerState::Works);
         let first = &health.reports().all()[0];
         assert_eq!(first.state, IceServerState::Works);
+    }
+
+    #[tokio::test]
+    async fn what_a_peer_names_takes_no_place_of_a_server_of_ours() {
+        let health = Health::new();
+        for number in 1..1000 {
+            health.report(&server(number), Owner::Peer, IceServerState::Silent);
+        }
+        let mut reports = health.reports();
+        let ours = server(2000);
+        health.report(&ours, Owner::Us, IceServerState::Silent);
+        let told = reports.changed().now_or_never().flatten().unwrap();
+        let is_it = |report: &&IceServerReport| report.server == ours.to_string();
+        assert_eq!(
+            told.iter().find(is_it).map(|report| report.state),
+            Some(IceServerState::Silent)
+        );
+    }
+
+    #[tokio::test]
+    async fn what_a_peer_says_of_a_server_of_ours_hides_nothing() {
+        let health = Health::new();
+        let mut reports = health.reports();
+        // They have no password for it that it would take, or one that it does.
+        health.report(&server(1), Owner::Peer, IceServerState::RefusesCredentials);
+        assert!(reports.changed().now_or_never().is_some());
+        health.report(&server(1), Owner::Us, IceServerState::RefusesCredentials);
+        assert!(reports.changed().now_or_never().is_some(), "ours is news");
+        health.report(&server(1), Owner::Peer, IceServerState::Works);
+        let told = reports.all();
+        assert_eq!(told.len(), 1, "one server is told of once: {told:?}");
+        assert_eq!(told[0].state, IceServerState::RefusesCredentials);
     }
 }

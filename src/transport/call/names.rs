@@ -3,6 +3,8 @@
 //! A lookup is a task of its call, which ends with it. It asks on all interfaces and takes the first answer: a wrong one
 //! costs a check that nobody answers.
 
+mod places;
+
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddrV4},
@@ -11,11 +13,16 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{net::UdpSocket, sync::Semaphore, time::timeout};
+use tokio::{net::UdpSocket, time::timeout};
 
-use crate::proto::mdns::{GROUP, Name};
+use self::places::Places;
+use crate::proto::{
+    ice::network,
+    mdns::{GROUP, Name},
+};
 
-/// Lookups of all calls of a caller at once, whatever peers name: each sends two datagrams per interface. More wait.
+/// Lookups of all calls of a caller at once, whatever peers name: each sends two datagrams per interface. More wait, and
+/// whoever calls from one address has at most half: a name that nobody answers for takes its place for three seconds.
 const MAX_LOOKUPS: usize = 32;
 
 /// Interfaces that are asked on.
@@ -33,7 +40,7 @@ pub(crate) struct Names {
     group: SocketAddrV4,
     /// In place of the interfaces of the host, where there are any.
     via: Option<Ipv4Addr>,
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
 }
 
 impl Default for Names {
@@ -41,7 +48,7 @@ impl Default for Names {
         Self {
             group: GROUP,
             via: None,
-            places: Arc::new(Semaphore::new(MAX_LOOKUPS)),
+            places: Places::new(MAX_LOOKUPS),
         }
     }
 }
@@ -60,13 +67,18 @@ impl Names {
     /// Lookups that could begin now.
     #[cfg(test)]
     pub(super) fn free(&self) -> usize {
-        self.places.available_permits()
+        self.places.free()
     }
 
-    /// The address of a name, if somebody answers for it. `interfaces` are the addresses of this host.
-    pub(crate) async fn find(&self, name: &Name, interfaces: &[IpAddr]) -> Option<IpAddr> {
-        // In the order of coming, and each call has few of them: nobody takes the places of others for long.
-        let _place = self.places.acquire().await.ok()?;
+    /// The address of a name, if somebody answers for it. `interfaces` are the addresses of this host; `from` is where the
+    /// one calls from who named it.
+    pub(crate) async fn find(
+        &self,
+        name: &Name,
+        interfaces: &[IpAddr],
+        from: Option<IpAddr>,
+    ) -> Option<IpAddr> {
+        let _place = self.places.take(from.map(network)).await?;
         let v4 = interfaces.iter().filter_map(|ip| match ip {
             IpAddr::V4(ip) => Some(*ip),
             IpAddr::V6(_) => None,
@@ -133,6 +145,8 @@ impl Names {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::net::Ipv6Addr;
+
     use futures::FutureExt as _;
 
     use super::*;
@@ -185,7 +199,7 @@ pub(super) mod tests {
         let address = Ipv4Addr::new(192, 0, 2, 9);
         let answering = tokio::spawn(answer_for(names.clone(), name(), address, 1));
         // The question may come before the other side listens; then the second finds it.
-        let found = names.find(&name(), &INTERFACES).await;
+        let found = names.find(&name(), &INTERFACES, None).await;
         assert_eq!(found, Some(address.into()));
         answering.abort();
     }
@@ -198,11 +212,34 @@ pub(super) mod tests {
         let answering = tokio::spawn(answer_for(names.clone(), name(), address, 2));
         tokio::task::yield_now().await;
         let (found, nothing) = futures::future::join(
-            names.find(&name(), &INTERFACES),
-            names.find(&other, &INTERFACES),
+            names.find(&name(), &INTERFACES, None),
+            names.find(&other, &INTERFACES, None),
         )
         .await;
         assert_eq!((found, nothing), (Some(address.into()), None));
+        answering.abort();
+    }
+
+    #[tokio::test]
+    async fn one_address_with_many_names_does_not_delay_another() {
+        let names = Names::in_group(group(), Ipv4Addr::LOCALHOST);
+        let address = Ipv4Addr::new(192, 0, 2, 9);
+        let answering = tokio::spawn(answer_for(names.clone(), name(), address, 1));
+        let nobody = Name::parse("00000000-58b4-45e7-8822-d3e36f19e808.local").unwrap();
+        let many: Vec<_> = (0..256_u128)
+            .map(|number| {
+                // Somebody with a /64 has as many addresses.
+                let from = Ipv6Addr::from_bits((0x2001_0db8 << 96) | number);
+                names.find(&nobody, &INTERFACES, Some(from.into()))
+            })
+            .collect();
+        let mut many = std::pin::pin!(futures::future::join_all(many));
+        assert!((&mut many).now_or_never().is_none());
+        let (name, from) = (name(), Some(IpAddr::from([192, 0, 2, 1])));
+        let found = names.find(&name, &INTERFACES, from);
+        // A question for which nobody answers takes its place until then.
+        let found = timeout(WAITS[0] + WAITS[1], found).await;
+        assert_eq!(found, Ok(Some(address.into())));
         answering.abort();
     }
 
@@ -211,16 +248,19 @@ pub(super) mod tests {
         let names = Names::in_group(group(), Ipv4Addr::LOCALHOST);
         let address = Ipv4Addr::new(192, 0, 2, 9);
         let answering = tokio::spawn(answer_for(names.clone(), name(), address, 1));
-        let others: Vec<_> = (0..MAX_LOOKUPS)
-            .map(|_| names.places.try_acquire().unwrap())
-            .collect();
+        let mut others = Vec::new();
+        for number in 0..MAX_LOOKUPS {
+            let from = IpAddr::from([192, 0, 2, u8::from(number % 2 == 0)]);
+            others.extend(names.places.take(Some(from)).now_or_never());
+        }
+        assert_eq!(others.len(), MAX_LOOKUPS);
         let name = name();
-        let mut waiting = names.find(&name, &INTERFACES).boxed();
+        let mut waiting = names.find(&name, &INTERFACES, None).boxed();
         assert_eq!(waiting.as_mut().now_or_never(), None, "it has to wait");
         drop(others);
         let found = waiting.await;
         assert_eq!(found, Some(address.into()));
-        assert_eq!(names.places.available_permits(), MAX_LOOKUPS);
+        assert_eq!(names.free(), MAX_LOOKUPS);
         answering.abort();
     }
 }

@@ -54,6 +54,8 @@ pub(crate) struct NewCall {
     pub(crate) offer: Option<Box<Description>>,
     /// Settings and servers.
     pub(crate) help: Arc<Help>,
+    /// Where the peer calls from, if that is known.
+    pub(crate) from: Option<IpAddr>,
     /// Given back when the call has ended.
     pub(crate) place: Place,
 }
@@ -101,6 +103,7 @@ pub(super) struct Call {
     shared: Arc<CallShared>,
     application: Application,
     pub(super) help: Arc<Help>,
+    from: Option<IpAddr>,
     /// The name of the section in our descriptions.
     mid: String,
     /// Tasks that help; they end with the call.
@@ -230,6 +233,7 @@ impl Table {
             application,
             offer,
             help,
+            from,
             place,
             ..
         } = new;
@@ -240,6 +244,7 @@ impl Table {
             shared: Arc::clone(&shared),
             application,
             help,
+            from,
             mid: String::new(),
             tasks: JoinSet::new(),
             is_searching: false,
@@ -314,6 +319,7 @@ impl Table {
                     self.restarted(endpoint, now, id, (offer, true), wakes);
                 }
                 Input::Probe => endpoint.probe(now, id),
+                Input::SignalingEnded => endpoint.signaling_ended(now, id),
                 Input::Candidate(candidate) => {
                     let used = endpoint.add_candidate(now, id, &candidate);
                     if let CandidateUse::Name(_) = used {
@@ -439,10 +445,10 @@ impl Table {
                 return;
             };
             let (interfaces, shared) = (Arc::clone(&interfaces), Arc::clone(&call.shared));
-            let places = Arc::clone(&call.places);
+            let (places, from) = (Arc::clone(&call.places), call.from);
             call.lookups.spawn(async move {
                 let _place = places.acquire().await;
-                if let Some(address) = names.find(&name, &interfaces).await {
+                if let Some(address) = names.find(&name, &interfaces, from).await {
                     let found = Box::new(candidate.resolved(address));
                     shared.push(Input::Candidate(found));
                 }

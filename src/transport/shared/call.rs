@@ -34,6 +34,8 @@ pub(crate) enum Input {
     Restart,
     /// Look whether anything comes by the path.
     Probe,
+    /// No more will come of the peer but by the path.
+    SignalingEnded,
     /// The address of a STUN server, and its number in the configuration.
     Stun(usize, SocketAddr),
     /// A TURN server and what leads to it, and its number in the configuration.

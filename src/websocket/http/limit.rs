@@ -10,6 +10,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use crate::proto::ice::network;
+
 /// Addresses remembered at once. When there are more, those that have been quiet are forgotten.
 const MAX_ADDRESSES: usize = 16 * 1024;
 /// Attempts that a failed authentication counts as.
@@ -149,14 +151,6 @@ impl Drop for Share {
                 taken.remove(&self.address);
             }
         }
-    }
-}
-
-/// What one subscriber has: an IPv4 address, or a /64 of IPv6.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
-        v4 => v4,
     }
 }
 

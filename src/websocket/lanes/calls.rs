@@ -15,11 +15,13 @@ impl Lanes {
     /// A call with the peer's offer, in place of the one there may be. It counts for the peer's address until it is up.
     pub(super) fn answer(&mut self, offer: &str) -> Result<Call, CallError> {
         self.drop_call();
-        if let Some(from) = self.from {
-            let place = self.common.beginning.take(from);
-            self.beginning = Some(place.ok_or(CallError::TooManyFromAddress)?);
-        }
-        self.common.caller().answer(Application::Libp2p, offer)
+        let Some(from) = self.from else {
+            return self.common.caller().answer(Application::Libp2p, offer);
+        };
+        let place = self.common.beginning.take(from);
+        self.beginning = Some(place.ok_or(CallError::TooManyFromAddress)?);
+        let caller = self.common.caller().called_from(from);
+        caller.answer(Application::Libp2p, offer)
     }
 
     pub(super) fn set_call(&mut self, now: Instant, call: Result<Call, CallError>) {

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::proto::ice::{
     agent::Check,
+    budget::Standing,
     relay::{RelayState, RelayTransmit},
 };
 
@@ -162,6 +163,9 @@ impl FullAgent {
                 ..
             } = check;
             if let Some(id) = check.transaction() {
+                if self.signaling_ended && check.standing == Standing::Named {
+                    continue;
+                }
                 let (ip, rate) = (destination.ip(), self.checks_per_second);
                 if !cx.checks.admit(cx.now, ip, check.standing, rate) {
                     // As if it were lost: it is repeated.

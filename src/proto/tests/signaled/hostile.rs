@@ -79,6 +79,36 @@ fn calls_of_strangers_share_one_pace_towards_one_address() {
 }
 
 #[test]
+fn who_has_a_path_and_hangs_up_has_nobody_else_checked_any_more() {
+    let packets_after = |hangs_up: bool| {
+        let mut world = World::new(Link::rtt(ms(40)));
+        let channels = world.connect();
+        let (node, id) = (world.node(Answerer), world.id(Answerer));
+        for port in 1..=16 {
+            let text = format!("candidate:1 1 udp 1 203.0.113.1 {port} typ host");
+            let candidate = Candidate::parse(&text).unwrap();
+            world.sim.act(node, |peer, now| {
+                peer.endpoint.add_candidate(now, id, &candidate)
+            });
+        }
+        world.run(ms(100));
+        if hangs_up {
+            world
+                .sim
+                .act(node, |peer, now| peer.endpoint.signaling_ended(now, id));
+        }
+        world.sim.astray.clear();
+        world.run(secs(60));
+        // The path itself is looked after as before.
+        assert!(world.conn(Answerer).lost.is_empty());
+        world.transfer(Offerer, channels, 5, secs(10));
+        world.sim.astray.len()
+    };
+    assert!(packets_after(false) > 0, "nothing was to be stopped");
+    assert_eq!(packets_after(true), 0);
+}
+
+#[test]
 fn candidates_that_come_before_the_answer_are_kept_but_not_all() {
     let mut world = World::new(Link::rtt(ms(40)));
     world.delay = secs(1);

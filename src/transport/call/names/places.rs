@@ -147,8 +147,8 @@ mod tests {
 
     use super::*;
 
-    fn asker(number: u8) -> Asker {
-        Some(IpAddr::from([192, 0, 2, number]))
+    fn ip(number: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, number])
     }
 
     type Waiting = BoxFuture<'static, Option<Place>>;
@@ -158,7 +158,7 @@ mod tests {
         let (mut taken, mut waiting) = (Vec::new(), Vec::new());
         for _ in 0..count {
             let places = places.clone();
-            let mut asking = async move { places.take(asker(who)).await }.boxed();
+            let mut asking = async move { places.take(Some(ip(who))).await }.boxed();
             match (&mut asking).now_or_never() {
                 Some(place) => taken.push(place.unwrap()),
                 None => waiting.push(asking),
@@ -203,7 +203,7 @@ mod tests {
         let (other, others) = ask(&places, 2, 3);
         drop((waiting, others));
         assert_eq!(ask(&places, 1, 1).1.len(), 1, "one may have half");
-        assert!(places.lock().askers[&asker(1)].waiting.len() <= 1);
+        assert!(places.lock().askers[&Some(ip(1))].waiting.len() <= 1);
         drop((taken, other));
         assert_eq!(places.free(), 2);
         assert!(places.lock().askers.is_empty() && places.lock().turns.is_empty());

@@ -3,7 +3,7 @@
 # which opens another stream when one fails, and knows nothing of paths.
 
 # How long nothing may come of what such an application sends.
-node_still_ms=10000
+node_still_ms=20000
 
 # What carries the connection from the cut on (patterns). A relay may be found before the direct way is.
 declare -A node_states=(

@@ -78,12 +78,17 @@ impl DialAddr {
 
     /// The URL of its WebSocket.
     pub(crate) fn url(&self) -> String {
+        format!("{}{}", self.server(), super::PATH)
+    }
+
+    /// The URL of the HTTP server, without a path.
+    pub(crate) fn server(&self) -> String {
         let scheme = if self.tls { "wss" } else { "ws" };
         let host = match (&self.name, &self.host) {
             (None, Host::Ip(IpAddr::V6(ip))) => format!("[{ip}]"),
             _ => self.server_name(),
         };
-        format!("{scheme}://{host}:{}{}", self.port, super::PATH)
+        format!("{scheme}://{host}:{}", self.port)
     }
 }
 

@@ -56,7 +56,7 @@
 //! initiator, and its prologue holds the hashes of both certificates, the offerer's first.
 
 mod acceptor;
-mod addr;
+pub(crate) mod addr;
 mod config;
 mod connection;
 mod conversation;

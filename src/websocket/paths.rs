@@ -8,6 +8,8 @@ use libp2p_core::Multiaddr;
 use libp2p_identity::PeerId;
 use tokio::sync::watch;
 
+use crate::way::{Named, Route};
+
 /// What carries the streams that are opened now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -25,16 +27,9 @@ pub enum Path {
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::WebSocket => f.write_str("WebSocket"),
-            Self::WebRtc {
-                remote,
-                relayed: false,
-            } => write!(f, "WebRTC, direct with {remote}"),
-            Self::WebRtc {
-                remote,
-                relayed: true,
-            } => write!(f, "WebRTC, relayed by a TURN server, with {remote}"),
+        match *self {
+            Self::WebSocket => Named(false, None).fmt(f),
+            Self::WebRtc { remote, relayed } => Named(true, Some(Route { remote, relayed })).fmt(f),
         }
     }
 }

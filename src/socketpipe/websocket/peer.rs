@@ -11,13 +11,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use libp2p_core::{Multiaddr, multiaddr::Protocol};
+use libp2p_core::Multiaddr;
 use tokio::time::{Instant, timeout};
 
 use super::{TlsRoots, WebSocketConnector};
 use crate::{
     IceServer,
     socketpipe::{Carrier, IceServers, SessionHandle, SessionStatus, session::Mode},
+    websocket::addr::parse_dial,
 };
 
 /// Credentials can be used to begin with for ten minutes; they are asked for again before.
@@ -127,25 +128,8 @@ fn is_signaled(carrier: Option<Carrier>) -> bool {
 
 /// The HTTP server of an address by `/ws/webrtc`, as a URL for sessions; none for other addresses.
 fn url_of(address: &Multiaddr) -> Option<String> {
-    let (mut host, mut port, mut tls, mut signaled) = (None, None, false, false);
-    for part in address {
-        match part {
-            Protocol::Ip4(ip) => host = Some(ip.to_string()),
-            Protocol::Ip6(ip) => host = Some(format!("[{ip}]")),
-            Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name) => {
-                host = Some(name.into_owned());
-            }
-            Protocol::Sni(name) => host = Some(name.into_owned()),
-            Protocol::Tcp(number) => port = Some(number),
-            Protocol::Tls | Protocol::Wss(_) => tls = true,
-            Protocol::Ws(_) | Protocol::P2p(_) => {}
-            Protocol::WebRTC => signaled = true,
-            _ => return None,
-        }
-    }
-    let scheme = if tls { "wss" } else { "ws" };
-    let (host, port) = (host?, port?);
-    signaled.then(|| format!("{scheme}://{host}:{port}/tunnel"))
+    let address = parse_dial(address).ok()?;
+    Some(format!("{}/tunnel", address.server()))
 }
 
 #[cfg(test)]
